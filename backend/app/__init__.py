@@ -1,0 +1,1 @@
+"""WindFlow's realtime backend. Importing any module of it starts nothing and discovers nothing."""

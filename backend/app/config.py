@@ -1,0 +1,178 @@
+"""Settings: every limit and duration, with its unit and its reason, read once at start.
+
+Sources, first wins: arguments, `WINDFLOW_…` environment variables, `windflow.toml` in the
+working folder. The reference page is generated from the descriptions here. Nothing below
+the composition root reads the environment.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "WINDFLOW_"
+CONFIG_FILE = "windflow.toml"
+CLIENT_NAMES = ("SERVER_URL", "TOKEN", "CONFIG_DIR")
+"""Variables that the command line client reads; known, so not warned about."""
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Names = Annotated[list[str], NoDecode]
+
+
+class Settings(BaseSettings):
+    """All settings of a server process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", toml_file=CONFIG_FILE, extra="ignore", hide_input_in_errors=True
+    )
+
+    # Where it runs
+    host: str = Field("127.0.0.1", description="Address to listen on. Only this machine unless you change it.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    root_path: str = Field("", description="Path under which a proxy serves WindFlow, e.g. `/windflow`.")
+    public_url: str | None = Field(None, description="Address that people use, for links; else host and port.")
+    allowed_origins: Names = Field(
+        default_factory=list, description="Further browser origins, exact, comma-separated; always: the same origin."
+    )
+    data_dir: Path = Field(Path("data"), description="Folder of database, secret and locks; one server per folder.")
+    database_url: str | None = Field(None, description="PostgreSQL or SQLite address; default: SQLite in `DATA_DIR`.")
+    migrate: bool = Field(True, description="Bring the database to this version's tables at start.")
+    node_name: str = Field("", description="Label of this process in logs; its id is new with every start.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for people.")
+
+    # Database
+    database_pool_size: Count = Field(5, description="PostgreSQL connections kept open; as many again in a rush.")
+    database_read_connections: Count = Field(4, description="SQLite connections for reading at the same time.")
+    database_timeout_seconds: Seconds = Field(10, description="Longest wait for a connection or a lock (seconds).")
+    group_commit_seconds: Seconds = Field(0.005, description="Longest time a group of SQLite writes collects more.")
+    group_commit_units: Count = Field(256, description="Most writes in one SQLite commit.")
+    write_queue: Count = Field(10_000, description="Writes that may wait for the SQLite writer; above: 503.")
+    unit_timeout_seconds: Seconds = Field(5, description="Longest SQL of one write; then it is rolled back.")
+    write_session_seconds: Seconds = Field(0.5, description="Longest turn of `db.session(write=True)` on SQLite.")
+
+    # Identity
+    admin_password: SecretStr | None = Field(None, description="First admin's password; default: a random one.")
+    secret_file: Path | None = Field(None, description="File with the signing secret; default: in `DATA_DIR`, 0600.")
+    issuer: str = Field("windflow", description="`iss` of access tokens.")
+    audience: str = Field("windflow", description="`aud` of access tokens.")
+    access_token_seconds: Seconds = Field(900, description="Life of an access token: what a stolen one is worth.")
+    refresh_token_seconds: Seconds = Field(2_592_000, description="Life of a session without a refresh.")
+    refresh_grace_seconds: float = Field(
+        10, ge=0, description="A refresh token may come again for this long: two tabs refreshing at once."
+    )
+    login_failures: Count = Field(5, description="Wrong logins per account or address before they are slowed down.")
+    login_failure_window_seconds: Seconds = Field(300, description="Time over which wrong logins are counted.")
+    password_min_length: Count = Field(10, description="Fewest characters of a new password.")
+
+    # HTTP
+    request_bytes: Count = Field(8_388_608, description="Largest request body (bytes).")
+    idempotency_seconds: Seconds = Field(86_400, description="How long an Idempotency-Key is remembered.")
+    page_limit: Count = Field(200, description="Most items of one list answer.")
+
+    # Sockets
+    auth_timeout_seconds: Seconds = Field(10, description="Time for the first message of a socket.")
+    reauth_notice_seconds: Seconds = Field(60, description="Notice before a socket's token ends.")
+    heartbeat_seconds: Seconds = Field(20, description="RFC 6455 ping; below the 60 s at which proxies cut.")
+    pong_timeout_seconds: Seconds = Field(10, description="Time for the pong.")
+    send_timeout_seconds: Seconds = Field(30, description="A socket that takes no message for this long is closed.")
+    close_timeout_seconds: Seconds = Field(5, description="Time for the closing handshake of a socket.")
+    max_message_bytes: Count = Field(65_536, description="Largest message of a client (bytes).")
+    max_json_depth: Count = Field(64, description="Deepest nesting of a client's JSON.")
+    max_connections: Count = Field(1_000, description="Sockets of this process.")
+    max_connections_per_user: Count = Field(20, description="Sockets of one user.")
+    max_unauthenticated: Count = Field(256, description="Sockets in the authentication phase.")
+    max_unauthenticated_per_address: Count = Field(16, description="The same from one address.")
+    max_subscriptions: Count = Field(128, description="Subscriptions of one socket.")
+    inbound_per_minute: Count = Field(100, description="Messages a client may send per minute, on average.")
+    inbound_burst: Count = Field(50, description="Messages a client may send at once.")
+    outbound_bytes: Count = Field(1_048_576, description="Bytes that may wait for one socket.")
+    outbound_messages: Count = Field(4_096, description="Messages that may wait for one socket.")
+    shutdown_seconds: Seconds = Field(10, description="Longest orderly shutdown of the server.")
+
+    # Events and deployments
+    gap_seconds: Seconds = Field(0.5, description="How long an event may be missing before the log is read for it.")
+    log_line_bytes: Count = Field(1_048_576, description="Longest log line (bytes of UTF-8); longer ones are cut.")
+    log_append_lines: Count = Field(1_000, description="Most lines of one report.")
+    log_append_bytes: Count = Field(4_194_304, description="Most text of one report (bytes of UTF-8).")
+    late_lines_seconds: Seconds = Field(600, description="Lines are taken for this long after a deployment's end.")
+    deployment_lease_seconds: Seconds = Field(60, description="A deployment is held by its runner for this long.")
+    lease_sweep_seconds: Seconds = Field(5, description="How often lapsed leases are looked for.")
+    runner_return_seconds: Seconds = Field(86_400, description="A lost runner may take its deployment up for so long.")
+
+    # Plugins
+    plugins_dir: Path | None = Field(None, description="Folder of plugin files.")
+    plugins_allow: Names = Field(default_factory=list, description="If set, only these plugins are loaded.")
+    plugins_deny: Names = Field(default_factory=list, description="These plugins are not loaded.")
+    plugin_timeout_seconds: Seconds = Field(5, description="Longest run of one plugin hook.")
+    plugin_cancel_grace_seconds: Seconds = Field(1, description="Time a hook gets to end after its time-out.")
+    plugin_threads: Count = Field(4, description="Threads for the plain `def` hooks of one plugin.")
+    plugin_queue: Count = Field(1_000, description="Events that may wait for one plugin; above: dropped, counted.")
+    max_hops: Count = Field(8, description="How deep events published by plugins may cause further ones.")
+    broadcasts_per_call: Count = Field(1_000, description="Broadcasts one plugin call may make.")
+
+    @field_validator("allowed_origins", "plugins_allow", "plugins_deny", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Take `a,b` from the environment as well as a list from the file."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def effective_database_url(self) -> str:
+        """Return the database's address with the async driver, SQLite in the data folder by default."""
+        url = self.database_url or f"sqlite:///{(self.data_dir / 'windflow.db').absolute()}"
+        for plain, driver in (
+            ("postgres://", "postgresql+asyncpg://"),
+            ("postgresql://", "postgresql+asyncpg://"),
+            ("sqlite://", "sqlite+aiosqlite://"),
+        ):
+            if url.startswith(plain):
+                return driver + url.removeprefix(plain)
+        return url
+
+
+def unknown_names(environment: Mapping[str, str], file_keys: Iterable[str] = ()) -> list[str]:
+    """Return one sentence for each `WINDFLOW_…` variable or file key that no setting reads, with the nearest name."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {PREFIX + name for name in CLIENT_NAMES}
+    given = [name for name in environment if name.upper().startswith(PREFIX)]
+    given += [PREFIX + key.upper() for key in file_keys]
+    sentences = []
+    for name in given:
+        if name.upper() in known or name.upper().startswith((f"{PREFIX}PLUGIN__", f"{PREFIX}TEST_")):
+            continue
+        near = difflib.get_close_matches(name.upper(), sorted(known), 1)
+        sentences.append(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    return sentences
+
+
+def warnings_at_start() -> list[str]:
+    """Return what is odd about the environment and `windflow.toml`, in sentences to log."""
+    keys: list[str] = []
+    path = Path(CONFIG_FILE)
+    if path.is_file():
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        keys = [key for key in content if key != "plugin"]
+    return unknown_names(os.environ, keys)

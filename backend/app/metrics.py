@@ -1,0 +1,51 @@
+"""Every metric, declared once. Base units, prefix `windflow_`, never an id as a label.
+
+`REGISTRY` holds only these and the process's own; `/metrics` prints it.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+
+CONNECTIONS = Gauge("windflow_connections", "Authenticated sockets.", registry=REGISTRY)
+UNAUTHENTICATED = Gauge("windflow_connections_unauthenticated", "Sockets in their auth phase.", registry=REGISTRY)
+CONNECTIONS_CLOSED = Counter(
+    "windflow_connections_closed", "Sockets that the server closed, by close code.", ["code"], registry=REGISTRY
+)
+CONNECTIONS_REFUSED = Counter(
+    "windflow_connections_refused", "Sockets that were not accepted, by reason.", ["reason"], registry=REGISTRY
+)
+QUEUED_BYTES = Gauge(
+    "windflow_connection_queued_bytes", "Most bytes that wait for one socket at present.", registry=REGISTRY
+)
+SUBSCRIPTIONS = Gauge("windflow_subscriptions", "Subscriptions of all sockets.", registry=REGISTRY)
+MESSAGES_RECEIVED = Counter("windflow_messages_received", "Messages of clients.", registry=REGISTRY)
+MESSAGES_REFUSED = Counter(
+    "windflow_messages_refused", "Messages of clients that got an error, by code.", ["code"], registry=REGISTRY
+)
+EVENTS_COMMITTED = Counter(
+    "windflow_events_committed",
+    "Events handed on, by type and delivery class.",
+    ["type", "delivery"],
+    registry=REGISTRY,
+)
+EVENTS_DELIVERED = Counter("windflow_events_delivered", "Events queued for a socket.", registry=REGISTRY)
+EVENTS_DROPPED = Counter(
+    "windflow_events_dropped", "Events that a full queue did not take, by place.", ["place"], registry=REGISTRY
+)
+EVENTS_REREAD = Counter("windflow_events_reread", "Events read from the log to close a gap.", registry=REGISTRY)
+PLUGIN_CALLS = Counter(
+    "windflow_plugin_calls", "Calls of plugin hooks, by plugin, hook and outcome.", ["plugin", "hook", "outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+PLUGIN_SECONDS = Histogram("windflow_plugin_call_seconds", "Duration of plugin hooks.", ["plugin"], registry=REGISTRY)
+PLUGIN_QUEUE = Gauge("windflow_plugin_queue", "Events that wait for a plugin.", ["plugin"], registry=REGISTRY)
+REQUESTS = Counter(
+    "windflow_http_requests", "HTTP requests, by route, method and status.", ["route", "method", "status"],
+    registry=REGISTRY,
+)  # fmt: skip
+REQUEST_SECONDS = Histogram("windflow_http_request_seconds", "Duration of HTTP requests.", ["route"], registry=REGISTRY)
+LOGINS = Counter("windflow_logins", "Logins, by outcome.", ["outcome"], registry=REGISTRY)
+LEASES_LAPSED = Counter("windflow_leases_lapsed", "Deployments whose runner was lost.", registry=REGISTRY)

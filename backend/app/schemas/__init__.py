@@ -1,0 +1,1 @@
+"""What crosses a border: events, messages, errors. Knows neither database nor web framework."""
