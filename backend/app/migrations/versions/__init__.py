@@ -1,0 +1,1 @@
+"""Alembic revisions, oldest first; one that was released is never changed."""

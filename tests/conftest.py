@@ -1,0 +1,85 @@
+"""What all tests share: databases of their own, on every server that the machine offers.
+
+A missing service skips its tests with a reason; WINDFLOW_TEST_REQUIRE names those that must
+be there. Each test process makes and drops its own PostgreSQL database.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from backend.app.config import Settings
+from backend.app.database import Base, Database
+from backend.app.realtime.event import Event
+from backend.app.realtime.unit_of_work import write_hooks
+from tests.services import postgres_database, require_or_skip
+
+for _name in [name for name in os.environ if name.startswith("WINDFLOW_") and not name.startswith("WINDFLOW_TEST_")]:
+    del os.environ[_name]  # a developer's own settings must not decide what the tests see
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The address of an empty PostgreSQL database of this test process."""
+    try:
+        with postgres_database(f"windflow_test_{os.getpid()}_{uuid.uuid4().hex[:8]}") as url:
+            yield url
+    except OSError as error:
+        require_or_skip("postgres", f"no PostgreSQL: {error}; start one or set WINDFLOW_TEST_POSTGRES_URL")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Each test that asks for it runs on SQLite and on PostgreSQL. None means SQLite in the data folder."""
+    if request.param == "sqlite":
+        return None
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str | None) -> Settings:
+    """Settings with short durations and a data folder of their own."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        port=0,
+        log_format="text",
+        admin_password=SecretStr("correct horse"),
+        database_timeout_seconds=5,
+        plugin_timeout_seconds=0.5,
+        plugin_cancel_grace_seconds=0.2,
+    )
+
+
+@pytest.fixture
+def committed() -> list[Event]:
+    """The events that were committed on `database`, in order."""
+    return []
+
+
+@pytest.fixture
+async def database(settings: Settings, committed: list[Event]) -> AsyncIterator[Database]:
+    """A connected database with empty tables; its events are collected in `committed`."""
+    database = Database()
+    await database.connect(settings, write_hooks("node-test", committed.append))
+    try:
+        await database.create_tables()
+        await clear(database)
+        yield database
+    finally:
+        await database.disconnect()
+
+
+async def clear(database: Database) -> None:
+    """Empty every table."""
+
+    def empty(tx: object) -> None:
+        for table in reversed(Base.metadata.sorted_tables):
+            tx.conn.execute(table.delete())  # type: ignore[attr-defined]
+
+    await database.write(empty)
