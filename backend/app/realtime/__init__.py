@@ -1,0 +1,1 @@
+"""The core: committed events on their way to connections and plugins. Knows no web framework."""

@@ -1,0 +1,132 @@
+"""The way of committed events: in stream order, each once, to every listener of this node.
+
+`hand_on` is called after each commit. On PostgreSQL the callers of two commits may resume in
+reverse order; the bus holds back what came early, and reads the log when the missing one does
+not come (its commit was made but its answer was lost).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from backend.app import metrics
+from backend.app.database import Database
+from backend.app.realtime import event_log
+from backend.app.realtime.event import Event
+from backend.app.realtime.event_log import Position
+from backend.app.schemas.event_spec import Delivery, EventSpec
+
+logger = logging.getLogger("windflow.bus")
+
+Listener = Callable[[Event], None]
+
+_PAGE = 500
+
+
+class StreamOrder:
+    """Puts the events of streams in order of their offsets. Pure: no clock, no I/O."""
+
+    def __init__(self) -> None:
+        self._heads: dict[str, int] = {}
+        self._early: dict[str, dict[int, Event]] = {}
+
+    def set_heads(self, heads: Mapping[str, Position]) -> None:
+        """Tell where the streams stand; a stream that is not named stands at 0."""
+        self._heads = {stream: position.offset for stream, position in heads.items()}
+
+    def head(self, stream: str) -> int:
+        """Return the offset of the last event that was given out."""
+        return self._heads.get(stream, 0)
+
+    def has_gap(self, stream: str) -> bool:
+        """Tell whether an event is held back because one before it is missing."""
+        return bool(self._early.get(stream))
+
+    def accept(self, event: Event) -> list[Event]:
+        """Take an event in; return what is due now, in order. One at or below the head was given out before."""
+        if event.offset is None:
+            return [event]
+        stream = event.stream
+        head = self.head(stream)
+        early = self._early.setdefault(stream, {})
+        if event.offset > head:
+            early[event.offset] = event
+        due = []
+        while head + 1 in early:
+            head += 1
+            due.append(early.pop(head))
+        self._heads[stream] = head
+        if not early:
+            del self._early[stream]
+        return due
+
+
+class Bus:
+    """Hands committed events to the listeners: the hub, the plugins."""
+
+    def __init__(self, database: Database, catalogue: Mapping[str, EventSpec], gap_seconds: float) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._gap_seconds = gap_seconds
+        self._order = StreamOrder()
+        self._listeners: list[Listener] = []
+        self._filling: dict[str, asyncio.Task[None]] = {}
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Add a listener, called in order for every event; it must be quick. Returns its undo."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def start(self) -> None:
+        """Learn where the streams stand. To be called before the first event."""
+        async with self._database.session() as session:
+            self._order.set_heads(await event_log.heads(session))
+
+    async def stop(self) -> None:
+        """End what still reads the log."""
+        tasks = list(self._filling.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def hand_on(self, event: Event) -> None:
+        """Give an event to the listeners, in its stream's order. Never raises."""
+        for due in self._order.accept(event):
+            self._emit(due)
+        if event.spec.delivery is Delivery.STREAM:
+            self._watch_gap(event.stream)
+
+    def _emit(self, event: Event) -> None:
+        metrics.EVENTS_COMMITTED.labels(event.spec.name, event.spec.delivery.value).inc()
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                # One listener's failure must neither stop the others nor reach who published.
+                logger.exception("a listener failed", extra={"event_type": event.spec.name, "event_id": event.id})
+
+    def _watch_gap(self, stream: str) -> None:
+        if self._order.has_gap(stream) and stream not in self._filling:
+            task = asyncio.get_running_loop().create_task(self._fill_gap(stream))
+            self._filling[stream] = task
+            task.add_done_callback(lambda _: self._filling.pop(stream, None))
+
+    async def _fill_gap(self, stream: str) -> None:
+        """Wait for what is missing; when it does not come, read it from the log, until there is no gap."""
+        while True:
+            await asyncio.sleep(self._gap_seconds)
+            if not self._order.has_gap(stream):
+                return
+            try:
+                async with self._database.session() as session:
+                    rows = await event_log.read_since(session, stream, self._order.head(stream), _PAGE)
+            except Exception:
+                # The log is the truth: what cannot be read now is read in the next round.
+                logger.exception("the event log cannot be read", extra={"stream": stream})
+                continue
+            for row in rows:
+                event = event_log.event_of(row, self._catalogue)
+                if event.offset is not None and event.offset > self._order.head(stream):
+                    metrics.EVENTS_REREAD.inc()
+                    for due in self._order.accept(event):
+                        self._emit(due)

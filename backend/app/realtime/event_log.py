@@ -1,0 +1,153 @@
+"""The event log: streams, append, and reading on from an offset.
+
+`append` is called by the closing step of a unit of work only; a stream's head rises under
+its row's lock as the last step of the transaction, so commit order equals offset order and
+`offset > last` can never skip a late commit.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, bindparam, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from backend.app.models.columns import UtcTime, new_id
+from backend.app.models.event_record import EventRecord, EventStream
+from backend.app.realtime.event import SYSTEM_STREAM, Event
+from backend.app.schemas.event_spec import Audience, Delivery, EventSpec, Payload
+
+_RAISE_HEAD = text(
+    "INSERT INTO event_streams (stream, epoch, floor, head) VALUES (:stream, :epoch, 0, :count) "
+    "ON CONFLICT (stream) DO UPDATE SET head = event_streams.head + excluded.head RETURNING epoch, head"
+)
+_KEEP_LATEST = text(
+    "INSERT INTO latest_values (stream, type, subject, version, id, payload, created_at) "
+    "VALUES (:stream, :type, :subject, 1, :id, :payload, :created_at) "
+    "ON CONFLICT (stream, type, subject) DO UPDATE SET version = latest_values.version + 1, "
+    "id = excluded.id, payload = excluded.payload, created_at = excluded.created_at RETURNING version"
+).bindparams(bindparam("created_at", type_=UtcTime()))
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far somebody has read a stream."""
+
+    epoch: str
+    offset: int
+
+    def wire(self) -> dict[str, Any]:
+        """Return it as it crosses the wire."""
+        return {"epoch": self.epoch, "offset": self.offset}
+
+
+def open_stream(conn: Connection, stream: str) -> None:
+    """Make a stream that has no event yet, so that its position is known from the start; no-op if it exists."""
+    conn.execute(_RAISE_HEAD, {"stream": stream, "epoch": new_id(), "count": 0})
+
+
+def append(conn: Connection, events: Sequence[Event], node: str) -> None:
+    """Number the events and store those that are kept. The last step of a transaction.
+
+    Streams are taken in name order, so that two transactions with several never deadlock.
+    """
+    by_stream: dict[str, list[Event]] = {}
+    for event in events:
+        if event.spec.delivery is Delivery.STREAM:
+            by_stream.setdefault(event.stream, []).append(event)
+    for event in events:
+        if event.spec.delivery is Delivery.LATEST:
+            _keep_latest(conn, event)
+    rows = []
+    for stream in sorted(by_stream):
+        members = by_stream[stream]
+        epoch, head = conn.execute(_RAISE_HEAD, {"stream": stream, "epoch": new_id(), "count": len(members)}).one()
+        for offset, event in enumerate(members, start=head - len(members) + 1):
+            event.offset, event.epoch = offset, epoch
+            rows.append(_row(event, node))
+    if rows:
+        conn.execute(insert(EventRecord), rows)
+
+
+def _row(event: Event, node: str) -> dict[str, Any]:
+    return {
+        "stream": event.stream,
+        "offset": event.offset,
+        "id": event.id,
+        "type": event.spec.name,
+        "payload": event.encoded.decode(),
+        "user_id": event.user_id,
+        "subject": event.subject,
+        "actor": event.actor.user_id if event.actor else None,
+        "node": node,
+        "hop": event.hop,
+        "traceparent": event.traceparent,
+        "created_at": event.created_at,
+    }
+
+
+def _keep_latest(conn: Connection, event: Event) -> None:
+    event.version = conn.execute(
+        _KEEP_LATEST,
+        {
+            "stream": event.stream,
+            "type": event.spec.name,
+            "subject": event.subject,
+            "id": event.id,
+            "payload": event.encoded.decode(),
+            "created_at": event.created_at,
+        },
+    ).scalar_one()
+
+
+async def positions(session: AsyncSession, streams: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return where streams stand, as it crosses the wire; read it before the rows it covers, or in their snapshot."""
+    found = await session.execute(
+        select(EventStream.stream, EventStream.epoch, EventStream.head).where(EventStream.stream.in_(list(streams)))
+    )
+    return {stream: Position(epoch, head).wire() for stream, epoch, head in found}
+
+
+async def heads(session: AsyncSession) -> dict[str, Position]:
+    """Return where every stream stands."""
+    found = await session.execute(select(EventStream.stream, EventStream.epoch, EventStream.head))
+    return {stream: Position(epoch, head) for stream, epoch, head in found}
+
+
+async def read_since(session: AsyncSession, stream: str, offset: int, limit: int) -> list[Row[Any]]:
+    """Return at most `limit` rows of a stream after an offset, in order."""
+    found = await session.execute(
+        select(EventRecord.__table__)
+        .where(EventRecord.stream == stream, EventRecord.offset > offset)
+        .order_by(EventRecord.offset)
+        .limit(limit)
+    )
+    return list(found)
+
+
+def event_of(row: Row[Any], catalogue: Mapping[str, EventSpec]) -> Event:
+    """Return the event that a row of the log keeps. One whose plugin is gone is delivered as a plain object."""
+    stream: str = row.stream
+    spec = catalogue.get(row.type) or EventSpec(
+        row.type, Payload, Delivery.STREAM, Audience.ORGANIZATION, frozenset(), "unknown", owner="unknown"
+    )
+    return Event(
+        id=row.id,
+        spec=spec,
+        organization_id=None if stream == SYSTEM_STREAM else stream.removeprefix("org:"),
+        payload=decode(row.payload),
+        encoded=row.payload.encode(),
+        created_at=row.created_at,
+        subject=row.subject,
+        user_id=row.user_id,
+        hop=row.hop,
+        traceparent=row.traceparent,
+        offset=row.offset,
+    )
+
+
+def decode(payload: str) -> dict[str, Any]:
+    """Return a stored payload."""
+    value: dict[str, Any] = orjson.loads(payload)
+    return value

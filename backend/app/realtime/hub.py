@@ -1,0 +1,156 @@
+"""The connections of this node, by topic, user and session; delivers events to them.
+
+The tenant is part of every topic, so a broadcast never walks over foreign connections.
+Rights are asked again at delivery. An event's message is made once, the same text for all.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any, TypeVar
+
+import orjson
+
+from backend.app import metrics
+from backend.app.auth.permissions import Principal, may_see
+from backend.app.realtime.connection import Connection, Topic
+from backend.app.realtime.event import Event
+from backend.app.schemas.event_spec import Audience, Delivery
+from backend.app.schemas.messages import CloseCode
+
+K = TypeVar("K")
+
+
+class Hub:
+    """Registry of this node's connections. Every method is plain: nothing interleaves."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Connection] = {}
+        self._by_user: dict[str, set[Connection]] = {}
+        self._by_session: dict[str, set[Connection]] = {}
+        self._by_topic: dict[Topic, set[Connection]] = {}
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._connections.values()))
+
+    def get(self, connection_id: str) -> Connection | None:
+        """Return a connection of this node."""
+        return self._connections.get(connection_id)
+
+    def of_user(self, user_id: str) -> tuple[Connection, ...]:
+        """Return the connections of a user."""
+        return tuple(self._by_user.get(user_id, ()))
+
+    def of_session(self, session_id: str) -> tuple[Connection, ...]:
+        """Return the connections of a session."""
+        return tuple(self._by_session.get(session_id, ()))
+
+    def add(self, connection: Connection) -> None:
+        """Register a connection: from now on it gets what is addressed to its user."""
+        self._connections[connection.id] = connection
+        self._by_user.setdefault(connection.principal.user_id, set()).add(connection)
+        if connection.principal.session_id:
+            self._by_session.setdefault(connection.principal.session_id, set()).add(connection)
+        metrics.CONNECTIONS.set(len(self._connections))
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection and its subscriptions; no-op if it is not registered."""
+        if self._connections.pop(connection.id, None) is None:
+            return
+        self.unsubscribe(connection, tuple(connection.topics))
+        _discard(self._by_user, connection.principal.user_id, connection)
+        if connection.principal.session_id:
+            _discard(self._by_session, connection.principal.session_id, connection)
+        metrics.CONNECTIONS.set(len(self._connections))
+
+    def update_principal(self, connection: Connection, principal: Principal) -> None:
+        """Give a connection the present rights of its user."""
+        _discard(self._by_session, connection.principal.session_id or "", connection)
+        connection.principal = principal
+        if principal.session_id:
+            self._by_session.setdefault(principal.session_id, set()).add(connection)
+
+    def subscribe(self, connection: Connection, topics: Iterable[Topic]) -> None:
+        """Add topics to a connection; those it has already stay as they are."""
+        for topic in topics:
+            if topic not in connection.topics:
+                connection.topics.add(topic)
+                self._by_topic.setdefault(topic, set()).add(connection)
+                metrics.SUBSCRIPTIONS.inc()
+
+    def unsubscribe(self, connection: Connection, topics: Iterable[Topic]) -> None:
+        """Take topics from a connection; those it does not have are left alone."""
+        for topic in topics:
+            if topic in connection.topics:
+                connection.topics.remove(topic)
+                _discard(self._by_topic, topic, connection)
+                metrics.SUBSCRIPTIONS.dec()
+
+    def deliver(self, event: Event) -> None:
+        """Queue an event for every connection that may have it and wants it."""
+        if not event.spec.is_pushed:
+            return
+        receivers = self._receivers(event)
+        if not receivers:
+            return
+        message = event.wire()
+        is_droppable = event.spec.delivery in (Delivery.TRANSIENT, Delivery.LATEST)
+        delivered = 0
+        for connection in receivers:
+            if self._may_have(connection.principal, event):
+                delivered += connection.push(message, is_droppable=is_droppable)
+        metrics.EVENTS_DELIVERED.inc(delivered)
+
+    def push_raw(self, user_id: str, organization_id: str, message: Mapping[str, Any]) -> None:
+        """Send a message that is no event, as it is, to the sockets that a user has open.
+
+        The user is of that organization, or a superuser.
+        """
+        text = orjson.dumps(message).decode()
+        for connection in self.of_user(user_id):
+            if connection.principal.organization_id == organization_id or connection.principal.is_superuser:
+                connection.push(text, is_droppable=True)
+
+    def close_session(self, session_id: str, code: CloseCode, reason: str) -> None:
+        """End every socket of a session."""
+        for connection in self.of_session(session_id):
+            connection.close(code, reason)
+
+    def _receivers(self, event: Event) -> Iterable[Connection]:
+        if event.spec.audience is Audience.CONNECTION:
+            connection = self._connections.get(event.connection_id or "")
+            return (connection,) if connection else ()
+        if event.session_id is not None:
+            return self._by_session.get(event.session_id, ())
+        if event.user_id is not None:
+            return self._by_user.get(event.user_id, ())
+        if event.organization_id is None:
+            return tuple(
+                connection
+                for connection in self._connections.values()
+                if any(topic.type == event.spec.name for topic in connection.topics)
+            )
+        everything: Set[Connection] = self._by_topic.get(Topic(event.organization_id, event.spec.name), frozenset())
+        if event.subject is None:
+            return everything
+        of_subject: Set[Connection] = self._by_topic.get(
+            Topic(event.organization_id, event.spec.name, event.subject), frozenset()
+        )
+        return everything | of_subject if of_subject else everything
+
+    @staticmethod
+    def _may_have(principal: Principal, event: Event) -> bool:
+        if event.user_id is not None or event.session_id is not None:
+            # Addressed to this very user; a move to another organization is told in the new one's stream.
+            return event.user_id in (None, principal.user_id) and may_see(principal, event.spec)
+        is_own = event.organization_id is None or event.organization_id == principal.organization_id
+        return (is_own or principal.is_superuser) and may_see(principal, event.spec)
+
+
+def _discard(index: dict[K, set[Connection]], key: K, connection: Connection) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.discard(connection)
+        if not members:
+            del index[key]
