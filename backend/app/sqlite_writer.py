@@ -159,7 +159,8 @@ class SQLiteWriter:
             while (following := self._queue.get()) is not None:
                 while following is not None:
                     if isinstance(following, _Turn):
-                        following = self._give_turn(following)
+                        self._give_turn(following)
+                        following = None
                     else:
                         following, is_last = self._run_group(conn, following)
                         if is_last:

@@ -31,7 +31,7 @@ class AuditRecord(Base):
     actor_id: Mapped[Id | None]
     actor_name: Mapped[str | None] = mapped_column(String(128))
     target: Mapped[str | None] = mapped_column(String(256))
-    outcome: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str] = mapped_column(String(64))
     """`success`, or the error code of what was refused."""
     address: Mapped[str | None] = mapped_column(String(64))
     request_id: Mapped[str | None] = mapped_column(String(64))

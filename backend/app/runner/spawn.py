@@ -35,8 +35,9 @@ def spawn(
 
     The file actions run inside the new session: the first terminal opened becomes its controlling terminal. With
     `cwd` the whole process stands in that folder for the few milliseconds of the start (there is no other way
-    without forking), so relative paths used by other threads at that moment go wrong. Blocks until the program is
-    executed. Raises CommandNotStartable: 127 if it does not exist, 126 for everything else.
+    without forking), so relative paths used by other threads at that moment go wrong. Descriptors that were handed to
+    us as inheritable (the `<(…)` of a shell) reach the program, ours do not. Blocks until the program is executed.
+    Raises CommandNotStartable: 127 if it does not exist, 126 for everything else.
     """
     with _standing_in(cwd):
         path = _find_program(argv[0], environment.get("PATH", os.defpath))

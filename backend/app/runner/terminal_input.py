@@ -33,6 +33,7 @@ class TypedInput:
         self._master = master
         self._settings_before: list[Any] | None = None
         self._unwritten = b""
+        self._is_waiting = False  # for the command to read
 
     def start(self) -> None:
         """Begins to read, if we are in the foreground: in the background, reading would suspend us."""
@@ -87,11 +88,14 @@ class TypedInput:
     def _write(self) -> None:
         """Passes on what was typed; until it is all taken, nothing more is read."""
         loop = asyncio.get_running_loop()
+        was_waiting = self._is_waiting
         self._unwritten = self._unwritten[_type(self._master, self._unwritten) :]
-        if self._unwritten:
+        self._is_waiting = bool(self._unwritten)
+        if self._is_waiting and not was_waiting:
             loop.remove_reader(self._source)
             loop.add_writer(self._master, self._write)
-        elif loop.remove_writer(self._master):
+        elif was_waiting and not self._is_waiting:
+            loop.remove_writer(self._master)
             loop.add_reader(self._source, self._read)
 
 

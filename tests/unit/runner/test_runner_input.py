@@ -141,9 +141,7 @@ print(hashlib.sha256(data).hexdigest(), flush=True)"""
         await read_until(process, hashlib.sha256(data).hexdigest().encode())
 
 
-async def test_background_does_not_touch_the_terminal(
-    typist: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_background_does_not_touch_the_terminal(typist: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """In the background (`windflow deploy … &`) the terminal belongs to others: it is neither read nor changed."""
     user, ours = typist
     before = termios.tcgetattr(ours)

@@ -1,6 +1,7 @@
 """The splitter: line ends, carriage returns, decoding, the cut; and that chunking never shows."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,7 @@ def split(data: bytes, *cuts: int, limit: int = WIDE) -> list[str]:
     """Feeds the data in the pieces that the cuts make and returns all texts."""
     splitter = LineSplitter(limit)
     bounds = [0, *sorted(cuts), len(data)]
-    lines = [
-        line for start, end in zip(bounds, bounds[1:], strict=False) for line in splitter.feed(data[start:end])
-    ]
+    lines = [line for start, end in pairwise(bounds) for line in splitter.feed(data[start:end])]
     return [line.text for line in lines + splitter.finish()]
 
 

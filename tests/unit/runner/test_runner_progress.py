@@ -29,7 +29,15 @@ def test_directive(text: str, percent: float, step: str | None) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "progress 40", "echo ##progress 40", "##progress", "##progress soon", "##progress 40Pulling", "##progressive 4"],
+    [
+        "",
+        "progress 40",
+        "echo ##progress 40",
+        "##progress",
+        "##progress soon",
+        "##progress 40Pulling",
+        "##progressive 4",
+    ],
 )
 def test_ordinary_line(text: str) -> None:
     """Any other line is output, and is stored."""

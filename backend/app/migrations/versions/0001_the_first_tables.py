@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("actor_id", sa.String(length=64), nullable=True),
         sa.Column("actor_name", sa.String(length=128), nullable=True),
         sa.Column("target", sa.String(length=256), nullable=True),
-        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("outcome", sa.String(length=64), nullable=False),
         sa.Column("address", sa.String(length=64), nullable=True),
         sa.Column("request_id", sa.String(length=64), nullable=True),
         sa.Column("data", sa.Text(), nullable=False),

@@ -1,0 +1,93 @@
+"""What every route declares: who may call it. A test fails on a route that declares neither.
+
+`Allowed(permission)` authenticates and gives the `Caller`; `Public()` marks the few routes
+that need no credentials.
+"""
+
+import hashlib
+import re
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import OAuth2PasswordBearer
+
+from backend.app.api.services import Services, services_of
+from backend.app.auth.permissions import Caller, IdempotencyRequest, Permission
+from backend.app.schemas.errors import ErrorCode, WindFlowError, field_error
+from backend.app.schemas.event_spec import Sender
+
+bearer = OAuth2PasswordBearer("/api/v1/auth/login", auto_error=False)
+
+_KEY = re.compile(r"^[\x21-\x7e]{1,255}$")
+_RUNNER = re.compile(r"^[0-9a-fA-F-]{36}$")
+
+
+def services(request: Request) -> Services:
+    """Return the services of the running application."""
+    return services_of(request.app)
+
+
+UseServices = Annotated[Services, Depends(services)]
+
+
+def request_id_of(request: Request) -> str | None:
+    """Return the id that the middleware gave this request."""
+    value: str | None = request.scope.get("windflow.request_id")
+    return value
+
+
+def address_of(request: Request) -> str | None:
+    """Return the client's address."""
+    return request.client.host if request.client else None
+
+
+class Public:
+    """Marks a route that needs no credentials."""
+
+    async def __call__(self) -> None:
+        return None
+
+
+class Allowed:
+    """Authenticates the request and requires a permission; the route gets the `Caller`."""
+
+    def __init__(self, permission: Permission) -> None:
+        self.permission = permission
+
+    async def __call__(
+        self, request: Request, services: UseServices, token: Annotated[str | None, Depends(bearer)]
+    ) -> Caller:
+        if token is None:
+            raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "send the header Authorization: Bearer <access token>")
+        principal = await services.sessions.authenticate(token)
+        caller = Caller(
+            principal,
+            sender=None,
+            address=address_of(request),
+            request_id=request_id_of(request),
+            idempotency=await _idempotency(request),
+            runner_id=_runner(request),
+        )
+        caller.require(self.permission)
+        return caller
+
+
+API_SENDER = Sender.API
+
+
+async def _idempotency(request: Request) -> IdempotencyRequest | None:
+    key = request.headers.get("idempotency-key")
+    if key is None or request.method != "POST":
+        return None
+    if not _KEY.match(key):
+        raise field_error(ErrorCode.INVALID_PAYLOAD, "Idempotency-Key", "1 to 255 visible ASCII characters")
+    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+    digest.update(await request.body())
+    return IdempotencyRequest(key, digest.hexdigest())
+
+
+def _runner(request: Request) -> str | None:
+    runner = request.headers.get("x-windflow-runner")
+    if runner is not None and not _RUNNER.match(runner):
+        raise field_error(ErrorCode.INVALID_PAYLOAD, "X-Windflow-Runner", "a UUID")
+    return runner

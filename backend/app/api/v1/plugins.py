@@ -1,0 +1,94 @@
+"""The registered plugins and those that failed to load. They serve every organization: superusers only."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends
+
+from backend.app.api.dependencies import Allowed, UseServices
+from backend.app.api.schema import Answer
+from backend.app.api.services import Services
+from backend.app.api.strict_route import StrictRoute
+from backend.app.auth.permissions import Caller, Permission
+from backend.app.schemas.errors import not_found
+from backend.app.websocket.plugin import WebSocketPlugin
+
+router = APIRouter(prefix="/plugins", tags=["plugins"], route_class=StrictRoute)
+
+Superuser = Annotated[Caller, Depends(Allowed(Permission.PLUGINS_MANAGE))]
+
+
+class PluginAnswer(Answer):
+    """One plugin."""
+
+    name: str
+    state: Literal["enabled", "failed"]
+    version: str | None = None
+    event_types: Sequence[str] | None = None
+    """None: every event."""
+    message_types: Sequence[str] = ()
+    reason: str | None = None
+    """Why it failed to load."""
+    calls: int = 0
+    failures: int = 0
+    timeouts: int = 0
+    last_error: str | None = None
+
+
+class PluginsAnswer(Answer):
+    """All plugins; `nextCursor` is always null: there are few."""
+
+    items: Sequence[PluginAnswer]
+    next_cursor: str | None = None
+    positions: dict[str, Any]
+
+
+class PluginDetail(PluginAnswer):
+    """One plugin, with the positions every detail answer has."""
+
+    positions: dict[str, Any]
+
+
+def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
+    stats = services.plugins.supervisor.stats.get(plugin.name)
+    types = getattr(type(plugin), "event_types", None)
+    reason = services.plugins.failures.get(plugin.name)
+    return PluginAnswer(
+        name=plugin.name,
+        state="failed" if reason else "enabled",
+        reason=reason,
+        version=plugin.version,
+        event_types=None if types is None else [str(name) for name in types],
+        message_types=[str(name) for name in plugin.message_types],
+        calls=stats.calls if stats else 0,
+        failures=stats.failures if stats else 0,
+        timeouts=stats.timeouts if stats else 0,
+        last_error=stats.last_error if stats else None,
+    )
+
+
+def _all(services: Services) -> list[PluginAnswer]:
+    found = [_shown(services, plugin) for plugin in services.plugins.plugins]
+    known = {plugin.name for plugin in found}
+    failed = [
+        PluginAnswer(name=name, state="failed", reason=reason)
+        for name, reason in services.plugins.failures.items()
+        if name not in known
+    ]
+    return sorted(found + failed, key=lambda plugin: plugin.name)
+
+
+@router.get("", response_model=PluginsAnswer)
+async def list_plugins(services: UseServices, caller: Superuser) -> PluginsAnswer:
+    """List every plugin with its state and how its calls went."""
+    return PluginsAnswer(items=_all(services), positions=await services.positions(caller.principal.organization_id))
+
+
+@router.get("/{name}", response_model=PluginDetail)
+async def get_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
+    """Show one plugin with its last error."""
+    for plugin in _all(services):
+        if plugin.name == name:
+            positions = await services.positions(caller.principal.organization_id)
+            return PluginDetail(**plugin.model_dump(by_alias=False), positions=positions)
+    raise not_found("plugin")

@@ -1,0 +1,204 @@
+"""Runs the application with uvicorn: the listening socket, the banner, and a failed start in one line.
+
+Called by `windflow serve` only. The socket is bound here, before anything else, so that the
+printed port is the real one and a taken port costs nothing.
+"""
+
+import errno
+import json
+import logging
+import math
+import socket
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import uvicorn
+
+from backend.app.cli.failures import FAILED, describe
+from backend.app.cli.output import Output
+from backend.app.config import Settings
+
+FALLBACK_PORTS = 100
+"""How many further ports `--port-fallback` tries."""
+BACKLOG = 2048
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Any, Any], Awaitable[None]]
+
+
+def run_server(settings: Settings, output: Output, *, with_port_fallback: bool, is_verbose: bool = False) -> int:
+    """Serve until SIGINT or SIGTERM, which both end in an orderly shutdown and status 0; a failed start is 1."""
+    from backend.app.logs import configure_logging
+
+    configure_logging(settings)
+    try:
+        listener = bind(settings.host, settings.port, further_ports=FALLBACK_PORTS if with_port_fallback else 0)
+    except OSError as error:
+        output.warn(f"cannot listen on {settings.host}:{settings.port}: {describe(error)}")
+        return FAILED
+    with listener:
+        port: int = listener.getsockname()[1]
+        if settings.port not in (0, port):
+            output.say(f"Port {settings.port} is taken; using {port}.")
+        settings = settings.model_copy(update={"port": port})
+        return _serve(settings, listener, output, is_verbose)
+
+
+def bind(host: str, port: int, *, further_ports: int = 0) -> socket.socket:
+    """Return a listening socket on the port or, where that is taken, on one of the next `further_ports`.
+
+    Raises OSError when there is none, or the address is not of this machine.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    for candidate in range(port, min(port + further_ports, 65535) + 1):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
+            listener.bind((address[0], candidate, *address[2:]))
+            # Listening at once: with SO_REUSEADDR two sockets may bind one port, but only one may listen.
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE or candidate >= min(port + further_ports, 65535):
+                raise
+        else:
+            listener.set_inheritable(False)
+            return listener
+    raise OSError(errno.EADDRINUSE, "no free port")
+
+
+def server_address(settings: Settings) -> str:
+    """Return the address for people: `PUBLIC_URL`, else host and port, this machine's for "all addresses"."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(settings.host, settings.host)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"http://{host}:{settings.port}{settings.root_path.rstrip('/')}"
+
+
+def banner(settings: Settings, first_admin: Any) -> str:
+    """Return what a person needs to begin: address, first login (its password once), login command, reference."""
+    address = server_address(settings)
+    user = f" --username {first_admin.username}" if first_admin else ""
+    lines = [f"WindFlow is running on {address}", ""]
+    if first_admin and first_admin.password:
+        lines.append(f"  First user     {first_admin.username}, password {first_admin.password} (shown only now)")
+    elif first_admin:
+        lines.append(f"  First user     {first_admin.username}, with the password of WINDFLOW_ADMIN_PASSWORD")
+    lines += [
+        f"  Log in         windflow login {address}{user}",
+        "  Then           windflow deploy -- sh -c 'for i in 1 2 3; do echo line $i; sleep 1; done'",
+        f"  API reference  {address}/docs",
+        "  Stop           Ctrl-C",
+    ]
+    return "\n".join(lines)
+
+
+class StartWatch:
+    """The application, with an ear on its start: keeps why it failed, in place of a traceback in the log."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self.failure: BaseException | None = None
+
+    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+        """Pass everything on."""
+        if scope["type"] != "lifespan":
+            await self._application(scope, receive, send)
+            return
+
+        async def listen(message: MutableMapping[str, Any]) -> None:
+            is_failure = message["type"] == "lifespan.startup.failed"
+            await send({**message, "message": ""} if is_failure else message)
+
+        try:
+            await self._application(scope, receive, listen)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that says when it is ready, and ends with status 0 when it was told to."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super()._serve(sockets)
+        # uvicorn raises the signal again to end by it; an orderly shutdown is a success here.
+        self._captured_signals.clear()
+
+
+def _serve(settings: Settings, listener: socket.socket, output: Output, is_verbose: bool) -> int:
+    from backend.app.main import create_app
+
+    try:
+        app = create_app(settings)
+    except Exception as error:  # noqa: BLE001 - a start that fails, for whatever reason, is told in one line
+        return _failed(error, output, is_verbose)
+    watch = StartWatch(app)
+
+    def on_ready() -> None:
+        first_admin = getattr(app.state, "first_admin", None)
+        if output.is_json:
+            admin = {"username": first_admin.username, "password": first_admin.password} if first_admin else None
+            print(json.dumps({"url": server_address(settings), "firstAdmin": admin}), flush=True)
+        else:
+            print(banner(settings, first_admin), flush=True)
+
+    config = uvicorn.Config(
+        watch,
+        interface="asgi3",
+        lifespan="on",
+        ws="websockets-sansio",
+        ws_max_size=settings.max_message_bytes,
+        ws_ping_interval=settings.heartbeat_seconds,
+        ws_ping_timeout=settings.pong_timeout_seconds,
+        ws_per_message_deflate=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Forwarded addresses are believed from nobody: limits count by address.
+        proxy_headers=False,
+        root_path=settings.root_path,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+    )
+    server = _Server(config, on_ready)
+    log_filter = _without_startup_failure
+    logging.getLogger("uvicorn.error").addFilter(log_filter)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        # How uvicorn ends when the application did not start.
+        return _failed(watch.failure, output, is_verbose)
+    finally:
+        logging.getLogger("uvicorn.error").removeFilter(log_filter)
+    return 0
+
+
+def _without_startup_failure(record: logging.LogRecord) -> bool:
+    """Leave out uvicorn's line about a failed start: ours says why."""
+    return record.getMessage() != "Application startup failed. Exiting."
+
+
+def _failed(error: BaseException | None, output: Output, is_verbose: bool) -> int:
+    if is_verbose and error is not None:
+        traceback.print_exception(error)
+    reason = describe(error) if isinstance(error, Exception) else str(error or "the application did not start")
+    output.warn(f"cannot start: {reason}")
+    return FAILED

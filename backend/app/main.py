@@ -1,0 +1,241 @@
+"""The composition root: makes every object, gives each its collaborators, starts and stops them.
+
+`create_app()` is what `windflow serve` runs; `WindFlow` adds the same to an application that
+exists already. Nothing is connected or discovered before the lifespan starts.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from filelock import FileLock, Timeout
+from starlette.websockets import WebSocket
+
+from backend.app import migrations
+from backend.app.api.dependencies import Public
+from backend.app.api.errors import install_error_handlers
+from backend.app.api.middleware import RequestMiddleware
+from backend.app.api.services import Services
+from backend.app.api.v1 import (
+    auth,
+    deployment_logs,
+    deployments,
+    events,
+    notifications,
+    organizations,
+    plugins,
+    system,
+    users,
+)
+from backend.app.auth.secret_file import load_or_create_secret
+from backend.app.config import Settings, warnings_at_start
+from backend.app.database import db
+from backend.app.models.columns import new_id
+from backend.app.operations.bootstrap import FirstAdmin, first_start
+from backend.app.operations.deployments import Deployments
+from backend.app.operations.events import Events
+from backend.app.operations.leases import LeaseSweeper
+from backend.app.operations.notifications import Notifications
+from backend.app.operations.organizations import Organizations
+from backend.app.operations.sessions import Sessions
+from backend.app.operations.tokens import ApiTokens
+from backend.app.operations.users import Users
+from backend.app.realtime.bus import Bus
+from backend.app.realtime.hub import Hub
+from backend.app.realtime.unit_of_work import write_hooks
+from backend.app.schemas.event_spec import EventCatalogue
+from backend.app.version import VERSION
+from backend.app.websocket.access import Access
+from backend.app.websocket.admission import Admission
+from backend.app.websocket.commands import Commands
+from backend.app.websocket.contexts import Contexts
+from backend.app.websocket.discovery import discover
+from backend.app.websocket.dispatcher import Dispatcher
+from backend.app.websocket.endpoint import Endpoint
+from backend.app.websocket.plugin import plugin_manager
+from backend.app.websocket.plugins import default_plugins
+
+logger = logging.getLogger("windflow")
+
+API = "/api/v1"
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+class DataFolderInUse(Exception):
+    """Another server runs on the same data folder."""
+
+
+class WindFlow:
+    """Everything of WindFlow for one FastAPI application: include `router`, and wrap the lifespan."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.router = _router(self)
+        self._endpoint: Endpoint | None = None
+        self.first_admin: FirstAdmin | None = None
+        """Set while the server runs, if this start made the first administrator."""
+
+    def wrap(self, lifespan: Lifespan | None = None) -> Lifespan:
+        """Return a lifespan that starts WindFlow before and stops it after the application's own."""
+
+        @asynccontextmanager
+        async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
+            async with self.running(app), AsyncExitStack() as stack:
+                yield await stack.enter_async_context(lifespan(app)) if lifespan else None
+
+        return wrapped
+
+    async def serve_socket(self, websocket: WebSocket) -> None:
+        """Serve one socket; refused before the start and after the stop."""
+        if self._endpoint is None:
+            await websocket.close()
+            return
+        await self._endpoint.serve(websocket)
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[Services]:
+        """Run WindFlow: lock, migrate, connect, first start, plugins; everything undone in reverse order."""
+        settings = self.settings
+        for sentence in warnings_at_start():
+            logger.warning(sentence)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_data_folder(settings))
+            if settings.migrate:
+                await migrations.upgrade(settings)
+            services = await self._start(stack)
+            app.state.services = services
+            app.state.first_admin = self.first_admin
+            stack.callback(setattr, self, "_endpoint", None)
+            yield services
+            services.draining.append("shutting down")
+
+    async def _start(self, stack: AsyncExitStack) -> Services:
+        settings, node, hub = self.settings, new_id(), Hub()
+        catalogue = plugin_manager.catalogue
+        bus = Bus(db, catalogue, settings.gap_seconds)
+        await db.connect(settings, write_hooks(node, bus.hand_on))
+        stack.push_async_callback(db.disconnect)
+        self.first_admin = await first_start(db, settings)
+        await bus.start()
+        stack.push_async_callback(bus.stop)
+        services = self._services(settings, node, hub, bus, catalogue)
+        contexts = Contexts(settings, db, services.events)
+        access = Access(hub, services.sessions, catalogue)
+        dispatcher = Dispatcher(plugin_manager, contexts, settings.plugin_queue)
+        for listener in (hub.deliver, access, dispatcher):
+            stack.callback(bus.listen(listener))
+        stack.push_async_callback(access.stop)
+        await self._start_plugins(stack, contexts, dispatcher)
+        await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
+        commands = Commands(
+            settings, db, catalogue, hub, services.sessions, services.deployments, services.events, plugin_manager
+        )
+        self._endpoint = Endpoint(
+            settings, db, hub, services.sessions, commands, contexts, plugin_manager, Admission(settings)
+        )
+        return services
+
+    @staticmethod
+    def _services(settings: Settings, node: str, hub: Hub, bus: Bus, catalogue: EventCatalogue) -> Services:
+        sessions = Sessions(db, settings, catalogue, load_or_create_secret(settings))
+        deployments_ = Deployments(db, settings, catalogue)
+        notifications_ = Notifications(db, settings, catalogue)
+        return Services(
+            settings=settings,
+            db=db,
+            node=node,
+            sessions=sessions,
+            users=Users(db, settings, catalogue, sessions),
+            organizations=Organizations(db, settings),
+            tokens=ApiTokens(db, settings),
+            deployments=deployments_,
+            notifications=notifications_,
+            events=Events(db, settings, catalogue, bus.hand_on, deployments_, notifications_, hub.push_raw),
+            plugins=plugin_manager,
+            hub=hub,
+        )
+
+    async def _start_plugins(self, stack: AsyncExitStack, contexts: Contexts, dispatcher: Dispatcher) -> None:
+        """Register the default plugins and the discovered ones, and start them; undone at the end."""
+        before = plugin_manager.plugins
+        plugin_manager.configure(self.settings)
+        discover(plugin_manager, self.settings)
+        stack.callback(default_plugins.attach(plugin_manager))
+        stack.callback(self._unregister_all_but, before)
+        stack.push_async_callback(plugin_manager.shutdown_all)
+        stack.push_async_callback(dispatcher.stop, self.settings.plugin_timeout_seconds)
+        await plugin_manager.startup_all(contexts.for_startup())
+
+    @staticmethod
+    def _unregister_all_but(kept: tuple[Any, ...]) -> None:
+        for plugin in plugin_manager.plugins:
+            if plugin not in kept:
+                plugin_manager.unregister(plugin.name)
+
+    @staticmethod
+    async def _start_sweeper(stack: AsyncExitStack, sweeper: LeaseSweeper) -> None:
+        await sweeper.renew_all()
+        task = asyncio.create_task(sweeper.run())
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+
+
+def _router(windflow: WindFlow) -> APIRouter:
+    router = APIRouter()
+    router.include_router(system.root_router)
+    for module in (
+        auth,
+        organizations,
+        users,
+        deployments,
+        deployment_logs,
+        notifications,
+        events,
+        plugins,
+        system,
+    ):
+        router.include_router(module.router, prefix=API)
+    for path in (f"{API}/ws", f"{API}/ws/"):
+        router.add_api_websocket_route(path, windflow.serve_socket, dependencies=[Depends(Public())])
+    return router
+
+
+class _data_folder:
+    """Holds the lock on the data folder: one server at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self._folder = settings.data_dir
+        self._lock = FileLock(settings.data_dir / ".lock", timeout=0)
+
+    def __enter__(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise DataFolderInUse(f"another server runs on the data folder {self._folder}") from None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application that `windflow serve` runs."""
+    windflow = WindFlow(settings)
+    app = FastAPI(
+        title="WindFlow",
+        version=VERSION,
+        summary="Realtime backend: deployments, notifications and events, live",
+        lifespan=windflow.wrap(),
+        root_path=windflow.settings.root_path,
+    )
+    app.include_router(windflow.router)
+    app.add_middleware(RequestMiddleware, max_bytes=windflow.settings.request_bytes)
+    install_error_handlers(app)
+    return app

@@ -1,0 +1,61 @@
+"""The end of sessions: why, which ones, and the events that tell their sockets.
+
+Called inside units of work by `Sessions`, `Users` and the password reset. A session that has
+ended stays ended; its row stays until it is purged, so that re-use of its tokens is noticed.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, delete, or_, select
+
+from backend.app.auth.permissions import Caller
+from backend.app.database import Transaction
+from backend.app.models import Session
+from backend.app.models.columns import now
+from backend.app.operations.identity_events import IdentityEvents, Subject
+from backend.app.operations.session_rows import is_live
+
+LOGOUT = "logout"
+LOGOUT_EVERYWHERE = "logout_everywhere"
+ENDED_BY_USER = "ended_by_user"
+ENDED_BY_ADMIN = "ended_by_admin"
+PASSWORD_CHANGED = "password_changed"
+USER_DEACTIVATED = "user_deactivated"
+USER_DELETED = "user_deleted"
+
+
+def end_sessions(tx: Transaction, reason: str, *conditions: ColumnElement[bool]) -> Sequence[Session]:
+    """End the live sessions that meet the conditions and return them, locked, in the order of their ids."""
+    moment = now()
+    found = tx.session.scalars(
+        select(Session).where(is_live(moment), *conditions).order_by(Session.id).with_for_update()
+    ).all()
+    for session in found:
+        session.ended_at, session.end_reason = moment, reason
+    tx.session.flush()
+    return found
+
+
+def end_sessions_of_user(
+    tx: Transaction,
+    events: IdentityEvents,
+    caller: Caller,
+    subject: Subject,
+    reason: str,
+    except_session_id: str | None = None,
+) -> list[str]:
+    """End all sessions of a user but one, each with its SESSION_EXPIRED, and return their ids."""
+    conditions = [Session.user_id == subject.user_id]
+    if except_session_id is not None:
+        conditions.append(Session.id != except_session_id)
+    ended = [session.id for session in end_sessions(tx, reason, *conditions)]
+    for session_id in ended:
+        events.session_expired(tx, caller, subject, session_id, reason)
+    return ended
+
+
+def purge_sessions(tx: Transaction, seconds: float) -> int:
+    """Delete sessions that ended or ran out more than `seconds` ago, with their tokens; return how many."""
+    limit = now() - timedelta(seconds=seconds)
+    return tx.conn.execute(delete(Session).where(or_(Session.ended_at < limit, Session.expires_at < limit))).rowcount

@@ -1,0 +1,276 @@
+"""Starting and stopping plugins with the process, and their copies with each connection.
+
+The middle part of the plugin manager. The one rule for state: a plugin that overrides
+`initialize` or `cleanup` works, per connection, on a shallow copy made before `initialize`.
+Invariants: `cleanup` runs exactly once for each `initialize` that succeeded, and no task of
+a connection's plugins outlives it.
+"""
+
+import asyncio
+import copy
+import inspect
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from backend.app.schemas.event_spec import EventCatalogue
+from backend.app.websocket import containment
+from backend.app.websocket.plugin_base import WebSocketPlugin, is_per_connection, overrides
+from backend.app.websocket.plugin_context import ConnectionPlugins, CopyState, PluginContext, PluginCopy
+from backend.app.websocket.plugin_hints import assigned_in_initialize
+from backend.app.websocket.plugin_registry import PluginRegistry, Undo
+from backend.app.websocket.supervisor import CallResult, CallState, Supervisor
+
+ContextFactory = Callable[[WebSocketPlugin], PluginContext]
+
+
+class PluginLimits(Protocol):
+    """The settings that the manager reads."""
+
+    @property
+    def plugin_timeout_seconds(self) -> float: ...
+    @property
+    def plugin_cancel_grace_seconds(self) -> float: ...
+    @property
+    def plugin_threads(self) -> int: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Standing:
+    """How a plugin stands in this process."""
+
+    plugin: WebSocketPlugin
+    scope: containment.TaskScope = field(default_factory=containment.TaskScope)
+    """The tasks that it made for the whole process."""
+    down: str | None = None
+    """Why it must not be called: it is starting, or could not be started."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by its start or stop, so that a stop waits for the start."""
+
+
+class PluginLifecycle(PluginRegistry):
+    """The hooks that run once per process and once per connection."""
+
+    def __init__(self, supervisor: Supervisor | None = None, catalogue: EventCatalogue | None = None) -> None:
+        super().__init__(catalogue)
+        self.supervisor = supervisor or Supervisor()
+        self._connections: weakref.WeakSet[ConnectionPlugins] = weakref.WeakSet()
+        self._standings: dict[int, _Standing] = {}
+        self._server: tuple[asyncio.AbstractEventLoop, ContextFactory] | None = None
+        """Set from `startup_all` to `shutdown_all`."""
+        self._undo_containment: Undo = lambda: None
+        self._late: set[asyncio.Task[Any]] = set()
+        """Starts and stops of plugins that were registered or unregistered while the server runs."""
+
+    def configure(self, limits: PluginLimits) -> None:
+        """Take time-outs and the number of threads from the settings."""
+        self.supervisor.default_timeout_seconds = limits.plugin_timeout_seconds
+        self.supervisor.cancel_grace_seconds = limits.plugin_cancel_grace_seconds
+        self.supervisor.max_threads = limits.plugin_threads
+
+    # ---- the process -----------------------------------------------------------------------------
+
+    async def startup_all(self, context: PluginContext | ContextFactory) -> None:
+        """Run every plugin's `startup`, in parallel, with the context (or what the factory makes for each plugin).
+
+        From now on plugins that are registered start by themselves, and the tasks that plugins make
+        on this event loop are contained, until `shutdown_all`.
+        """
+        make_context = (lambda _: context) if isinstance(context, PluginContext) else context
+        self._server = asyncio.get_running_loop(), make_context
+        self._undo_containment = containment.install(asyncio.get_running_loop())
+        await asyncio.gather(*(self.start(plugin) for plugin in self.plugins))
+
+    async def shutdown_all(self) -> None:
+        """Run the `shutdown` of every plugin that was started, in parallel, and end all tasks that plugins made."""
+        if self._server is None:
+            return
+        try:
+            if self._late:
+                await asyncio.wait(self._late)
+            await asyncio.gather(*(self.stop(plugin) for plugin in self.plugins))
+        finally:
+            self._server = None
+            self._undo_containment()
+
+    async def start(self, plugin: WebSocketPlugin) -> CallResult:
+        """Run a plugin's `startup`, then its `initialize` for every open connection.
+
+        Until `startup` has succeeded the plugin is called for nothing else; a failure is shown in `failures`.
+        """
+        standing = self._standing(plugin)
+        async with standing.turn:
+            standing.down = "it is starting"
+            standing.scope.reopen()
+            result = CallResult(CallState.OK)
+            if self._server is not None and overrides(plugin, "startup"):
+                result = await self._call(plugin, plugin, "startup", self._server[1](plugin))
+            if not result.is_ok:
+                cause = result.reason if result.exception is None else repr(result.exception)
+                standing.down = f"startup {result.state}: {cause}"
+                self.list_failure(plugin.name, standing.down)
+                await self.supervisor.close_scope(plugin.name, standing.scope)
+                return result
+            standing.down = None
+            self._failures.pop(plugin.name, None)
+            contexts = [connection.context for connection in self._connections]
+            await asyncio.gather(*(self.initialize_plugin(plugin, each) for each in contexts if each is not None))
+            return result
+
+    async def stop(self, plugin: WebSocketPlugin) -> None:
+        """Clean a plugin up on every open connection, run its `shutdown` if it was started, and end its tasks."""
+        standing = self._standing(plugin)
+        async with standing.turn:
+            copies = [
+                (found, connection.context)
+                for connection in tuple(self._connections)
+                if connection.context is not None
+                for found in connection.take(plugin)
+            ]
+            await asyncio.gather(*(self._cleanup(found, context) for found, context in copies))
+            if self._server is not None and standing.down is None and overrides(plugin, "shutdown"):
+                await self._call(plugin, plugin, "shutdown", self._server[1](plugin))
+            await self.supervisor.close_scope(plugin.name, standing.scope)
+        if not standing.scope.tasks and not standing.turn.locked():
+            self._standings.pop(id(plugin), None)
+
+    def _standing(self, plugin: WebSocketPlugin) -> _Standing:
+        """Return how a plugin stands; a new entry for one that was not seen yet."""
+        standing = self._standings.get(id(plugin))
+        if standing is None:
+            standing = self._standings[id(plugin)] = _Standing(plugin)
+        return standing
+
+    def _why_down(self, plugin: WebSocketPlugin) -> str | None:
+        standing = self._standings.get(id(plugin))
+        return None if standing is None else standing.down
+
+    def _added(self, plugin: WebSocketPlugin) -> None:
+        if self._server is not None:
+            self._standing(plugin).down = "it is starting"
+            self._later(self.start, plugin)
+        super()._added(plugin)
+
+    def _remove(self, plugin: WebSocketPlugin) -> None:
+        super()._remove(plugin)
+        if self._server is not None:
+            self._later(self.stop, plugin)
+        else:
+            self._standings.pop(id(plugin), None)
+
+    def _later(self, act: Callable[[WebSocketPlugin], Coroutine[Any, Any, Any]], plugin: WebSocketPlugin) -> None:
+        """Start or stop a plugin in a task of the server's loop, also when asked from a thread or by a plugin."""
+        assert self._server is not None
+        loop = self._server[0]
+
+        def begin() -> None:
+            if self._server is None:
+                return  # The server stopped meanwhile, and every plugin with it.
+            task = loop.create_task(act(plugin))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+        loop.call_soon_threadsafe(begin)
+
+    # ---- a connection ----------------------------------------------------------------------------
+
+    async def initialize_all(self, context: PluginContext) -> None:
+        """Run every plugin's `initialize` for a connection, in parallel; takes at most the longest time-out.
+
+        A plugin whose `initialize` fails is not called for this connection; the others and the connection live.
+        """
+        connection = context._connection_plugins
+        connection.context = context
+        self._connections.add(connection)
+        await asyncio.gather(*(self.initialize_plugin(plugin, context) for plugin in self.plugins))
+
+    async def initialize_plugin(self, plugin: WebSocketPlugin, context: PluginContext) -> None:
+        """Run one plugin's `initialize` for a connection, on a copy; nothing if that was done or it needs no copy."""
+        connection = context._connection_plugins
+        if not is_per_connection(plugin) or self._why_down(plugin) or connection.find(plugin) is not None:
+            return
+        scope = containment.TaskScope(parent=self._standing(plugin).scope)
+        found = PluginCopy(plugin, plugin.name, scope)
+        connection.add(found)
+
+        def make() -> Awaitable[Any] | None:
+            found.instance = copy.copy(plugin)
+            if not overrides(plugin, "initialize"):
+                return None
+            return self._run(found.name, found.instance.initialize, context)
+
+        try:
+            result = await self.supervisor.call(
+                found.name, "initialize", make, plugin.timeout_seconds, scope=found.scope
+            )
+        except asyncio.CancelledError:
+            found.state = CopyState.FAILED
+            scope.cancel()
+            raise
+        found.state = CopyState.READY if result.is_ok else CopyState.FAILED
+        if not result.is_ok:
+            await self.supervisor.close_scope(found.name, scope)
+
+    async def cleanup_all(self, context: PluginContext) -> None:
+        """Run `cleanup` of every plugin that was initialized on this connection, once, in parallel; end their tasks.
+
+        Handlers of the connection that still run are waited for. A cancelled clean-up still cancels the tasks.
+        """
+        connection = context._connection_plugins
+        self._connections.discard(connection)
+        connection.context = None
+        await asyncio.gather(*(self._cleanup(found, context) for found in connection.take_all()))
+
+    async def _cleanup(self, found: PluginCopy, context: PluginContext) -> None:
+        """Run one copy's `cleanup`, if its `initialize` succeeded, and end its tasks in any case."""
+        instance = found.instance
+        try:
+            if found.calls:
+                await asyncio.wait(tuple(found.calls))
+            if found.state is CopyState.READY and instance is not None and overrides(instance, "cleanup"):
+                await self._call(found.registered, instance, "cleanup", context, scope=found.scope)
+        except asyncio.CancelledError:
+            found.scope.cancel()
+            raise
+        await self.supervisor.close_scope(found.name, found.scope)
+
+    # ---- one call --------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        plugin: WebSocketPlugin,
+        instance: WebSocketPlugin,
+        hook: str,
+        *arguments: Any,
+        event_type: str | None = None,
+        scope: containment.TaskScope | None = None,
+    ) -> CallResult:
+        """Run a hook of the registered plugin, or of a connection's copy of it, under the supervisor."""
+        name = plugin.name
+
+        def explain(error: BaseException) -> str | None:
+            return assigned_in_initialize(error, plugin) if instance is plugin else None
+
+        async def run() -> Any:
+            value = await self._run(name, getattr(instance, hook), *arguments)
+            if hook == "handle_message" and not (value is None or isinstance(value, dict)):
+                raise TypeError(f"handle_message must return a dict or None, returned {type(value).__name__}")
+            return value
+
+        return await self.supervisor.call(
+            name,
+            hook,
+            run,
+            plugin.timeout_seconds,
+            event_type=event_type,
+            scope=scope or self._standing(plugin).scope,
+            explain=explain,
+        )
+
+    def _run(self, name: str, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+        """Start a coroutine function as it is, and any other in a thread: it may block."""
+        if inspect.iscoroutinefunction(function):
+            started: Awaitable[Any] = function(*arguments)
+            return started
+        return self.supervisor.in_thread(name, lambda: function(*arguments))

@@ -1,0 +1,124 @@
+"""Which plugins there are, what each listens to, and which could not be loaded.
+
+The base of the plugin manager, which adds running them. Invariants: names and message types
+are unique; whoever iterates over `plugins` or `listening()` is not disturbed by a registration.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from backend.app.schemas.event_spec import EventCatalogue
+from backend.app.schemas.messages import Command
+from backend.app.schemas.websocket_events import core_catalogue
+from backend.app.websocket.plugin_base import WebSocketPlugin, overrides
+from backend.app.websocket.plugin_checks import PluginError, check
+
+Undo = Callable[[], None]
+
+
+class PluginRegistry:
+    """The registered plugins, in the order of their registration."""
+
+    def __init__(self, catalogue: EventCatalogue | None = None) -> None:
+        self.catalogue = core_catalogue() if catalogue is None else catalogue
+        self._plugins: list[WebSocketPlugin] = []
+        self._failures: dict[str, str] = {}
+        self._callbacks: list[Callable[[WebSocketPlugin], None]] = []
+        self._listening: dict[str, tuple[WebSocketPlugin, ...]] = {}
+
+    @property
+    def plugins(self) -> tuple[WebSocketPlugin, ...]:
+        """The registered instances."""
+        return tuple(self._plugins)
+
+    @property
+    def message_types(self) -> Mapping[str, WebSocketPlugin]:
+        """The client messages that plugins answer, each with its plugin."""
+        return {str(kind): plugin for plugin in self._plugins for kind in plugin.message_types}
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """What could not be loaded or started, by name, each with its reason."""
+        return MappingProxyType(self._failures)
+
+    def list_failure(self, name: str, reason: str) -> None:
+        """Show a plugin or a file among the failed ones; registering a plugin of that name takes it off."""
+        self._failures[name] = reason
+
+    def forget_failures(self) -> None:
+        """Empty `failures`, before everything is looked for again."""
+        self._failures.clear()
+
+    def get(self, name: str) -> WebSocketPlugin | None:
+        """Return the plugin of that name, or None."""
+        return next((plugin for plugin in self._plugins if plugin.name == name), None)
+
+    def register(self, plugin: WebSocketPlugin, *, replace: bool = False) -> None:
+        """Register a plugin; the same instance again changes nothing.
+
+        Raises PluginError, and changes nothing, for a plugin that cannot work (the error names the
+        argument) and for another instance under a name in use unless `replace` is True.
+        """
+        if any(known is plugin for known in self._plugins):
+            return
+        old = self.get(plugin.name) if isinstance(plugin, WebSocketPlugin) else None
+        check(plugin, self.catalogue, self._taken_messages(except_of=old))
+        if old is not None:
+            if not replace:
+                rule = "is in use by another instance; give this one another name, or pass replace=True"
+                raise PluginError(plugin.name, "name", rule)
+            self._remove(old)
+        self._plugins.append(plugin)
+        self._added(plugin)
+
+    def unregister(self, name: str) -> None:
+        """Remove a plugin; a name that is not registered raises KeyError. Calls that are running go on."""
+        plugin = self.get(name)
+        if plugin is None:
+            raise KeyError(name)
+        self._remove(plugin)
+
+    def on_registered(self, callback: Callable[[WebSocketPlugin], None]) -> Undo:
+        """Call back with every plugin that is registered from now on; return what ends that."""
+        self._callbacks.append(callback)
+
+        def undo() -> None:
+            with contextlib.suppress(ValueError):
+                self._callbacks.remove(callback)
+
+        return undo
+
+    def listening(self, event_type: str) -> Sequence[WebSocketPlugin]:
+        """Return the plugins that handle an event type, in the order of their registration."""
+        event_type = str(event_type)
+        found = self._listening.get(event_type)
+        if found is None:
+            found = tuple(plugin for plugin in self._plugins if self._listens(plugin, event_type))
+            if event_type in self.catalogue:  # Else any text would grow the table.
+                self._listening[event_type] = found
+        return found
+
+    def _listens(self, plugin: WebSocketPlugin, event_type: str) -> bool:
+        if not overrides(plugin, "handle_event"):
+            return False
+        return plugin.event_types is None or event_type in plugin.event_types
+
+    def _taken_messages(self, except_of: WebSocketPlugin | None) -> dict[str, str]:
+        taken = dict.fromkeys(self.catalogue, "the core's events")
+        taken.update((command.value, "the core's commands") for command in Command)
+        for plugin in self._plugins:
+            if plugin is not except_of:
+                taken.update((str(kind), f"plugin {plugin.name}") for kind in plugin.message_types)
+        return taken
+
+    def _added(self, plugin: WebSocketPlugin) -> None:
+        self._listening.clear()
+        self._failures.pop(plugin.name, None)
+        for callback in tuple(self._callbacks):
+            callback(plugin)
+
+    def _remove(self, plugin: WebSocketPlugin) -> None:
+        self._plugins[:] = [known for known in self._plugins if known is not plugin]
+        self._listening.clear()
+        self._failures.pop(plugin.name, None)

@@ -1,0 +1,59 @@
+"""The plugins that come with WindFlow, and the folder for modules dropped beside them.
+
+`default_plugins` is registered at start-up; what is appended to it later is registered at
+once, by the manager that is attached to it. Importing this registers nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Self, SupportsIndex
+
+from backend.app.websocket.plugin import WebSocketPlugin, WebSocketPluginManager
+from backend.app.websocket.plugins.audit_logger import AuditLoggerPlugin
+from backend.app.websocket.plugins.deployment_monitor import DeploymentMonitorPlugin
+
+CORE_MODULES = frozenset({"audit_logger", "deployment_monitor"})
+"""The modules of this folder that are WindFlow's own; every other one was dropped in."""
+
+
+class DefaultPlugins(list[WebSocketPlugin]):
+    """A list that registers what is added to it with the managers it is attached to."""
+
+    def __init__(self, plugins: Iterable[WebSocketPlugin] = ()) -> None:
+        super().__init__(plugins)
+        self._managers: list[WebSocketPluginManager] = []
+
+    def attach(self, manager: WebSocketPluginManager) -> Callable[[], None]:
+        """Register with this manager every plugin that is added from now on; return what ends that."""
+        self._managers.append(manager)
+
+        def undo() -> None:
+            with contextlib.suppress(ValueError):
+                self._managers.remove(manager)
+
+        return undo
+
+    def append(self, plugin: WebSocketPlugin, /) -> None:
+        """Add a plugin; on a running server it is registered at once, or refused with PluginError."""
+        self.insert(len(self), plugin)
+
+    def insert(self, index: SupportsIndex, plugin: WebSocketPlugin, /) -> None:
+        """Add a plugin at a position, unless a manager refuses it."""
+        for manager in tuple(self._managers):
+            manager.register(plugin)
+        super().insert(index, plugin)
+
+    def extend(self, plugins: Iterable[WebSocketPlugin], /) -> None:
+        """Add several plugins, one after another; a refused one ends it."""
+        for plugin in tuple(plugins):
+            self.append(plugin)
+
+    def __iadd__(self, plugins: Iterable[WebSocketPlugin], /) -> Self:  # type: ignore[override, misc]
+        self.extend(plugins)
+        return self
+
+
+default_plugins = DefaultPlugins([AuditLoggerPlugin(), DeploymentMonitorPlugin()])
+"""What is registered at start-up. `default_plugins.append(MyPlugin())` adds one, before or after."""
+
+__all__ = ["AuditLoggerPlugin", "DefaultPlugins", "DeploymentMonitorPlugin", "default_plugins"]

@@ -1,0 +1,326 @@
+"""Calls plugin code so that it cannot hurt: every call has a time-out, a task of its own and a name.
+
+Called by the plugin manager for each hook; knows no plugin type. Invariant: whatever the
+code does (raise, exit, hang, swallow its cancellation), `call` returns a `CallResult` in
+bounded time, the failure is logged with logger `windflow.plugins`, and counted in `stats`.
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from backend.app.websocket.containment import Leash, Owner, TaskScope, current_owner, drive, position
+from backend.app.websocket.plugin_threads import PluginThreads
+
+logger = logging.getLogger("windflow.plugins")
+
+ERROR_TEXT_BYTES = 8192
+"""Most of a traceback that is kept for the operator's page (bytes of UTF-8); the log has all of it."""
+
+
+class CallState(StrEnum):
+    """How a call of plugin code ended."""
+
+    OK = "ok"
+    RAISED = "raised"
+    TIMED_OUT = "timed out"
+    """Cancelled after its time-out."""
+    ABANDONED = "abandoned"
+    """It ignored its cancellation and still runs, or holds a thread."""
+    REFUSED = "refused"
+    """Not called: not admitted, too many abandoned calls, or not initialized on that connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """The outcome of one call; `value` is what the code returned, `reason` says why a call was refused."""
+
+    state: CallState
+    value: Any = None
+    exception: BaseException | None = None
+    duration_seconds: float = 0.0
+    reason: str | None = None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the code ran to its end."""
+        return self.state is CallState.OK
+
+
+@dataclass(slots=True)
+class PluginStats:
+    """What happened in one plugin since the process started. `failures` counts every call or task that failed."""
+
+    calls: int = 0
+    failures: int = 0
+    consecutive_failures: int = 0
+    timeouts: int = 0
+    """Calls that ended when they were cancelled for running too long; those that did not are `abandoned`."""
+    abandoned: int = 0
+    abandoned_now: int = 0
+    refused: int = 0
+    task_failures: int = 0
+    tasks_left_behind: int = 0
+    last_error: str | None = None
+    last_error_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failure, as `on_failure` gets it: for metrics and the breaker. `hook` is `task` for a plugin's own task."""
+
+    plugin: str
+    hook: str
+    event_type: str | None
+    state: CallState
+    exception: BaseException | None
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One running call: its code runs in a task of its own, inside which every exception is caught."""
+
+    owner: Owner
+    make_awaitable: Callable[[], Any]
+    leash: Leash = field(default_factory=Leash)
+    value: Any = None
+    exception: BaseException | None = None
+
+    async def run(self) -> None:
+        """Run the code; never raises, since asyncio lets SystemExit and KeyboardInterrupt of a task end the loop."""
+        current_owner.set(self.owner)
+        try:
+            value = self.make_awaitable()
+            if inspect.isawaitable(value):
+                value = await drive(value if inspect.iscoroutine(value) else _await(value), self.leash)
+            self.value = value
+        except BaseException as error:  # noqa: BLE001 - containing it is what this class is for
+            self.exception = error
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _admit_all(_: str) -> bool:
+    return True
+
+
+class Supervisor:
+    """Runs and counts calls of plugin code. `admit` is asked before each call: the place of a circuit breaker."""
+
+    def __init__(
+        self,
+        default_timeout_seconds: float = 5.0,
+        *,
+        cancel_grace_seconds: float = 1.0,
+        max_threads: int = 4,
+        max_abandoned: int = 16,
+        on_failure: Callable[[Failure], None] | None = None,
+        admit: Callable[[str], bool] = _admit_all,
+    ) -> None:
+        self.default_timeout_seconds = default_timeout_seconds
+        self.cancel_grace_seconds = cancel_grace_seconds
+        self.max_threads = max_threads
+        self.max_abandoned = max_abandoned
+        self.on_failure = on_failure
+        self.admit = admit
+        self.stats: dict[str, PluginStats] = {}
+        self._threads: dict[str, PluginThreads] = {}
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._refusing: set[str] = set()
+
+    def stats_of(self, name: str) -> PluginStats:
+        """Return the counters of a plugin, new ones at its first mention."""
+        return self.stats.setdefault(name, PluginStats())
+
+    async def call(
+        self,
+        name: str,
+        hook: str,
+        make_awaitable: Callable[[], Any],
+        timeout_seconds: float | None = None,
+        *,
+        event_type: str | None = None,
+        scope: TaskScope | None = None,
+        explain: Callable[[BaseException], str | None] | None = None,
+    ) -> CallResult:
+        """Run `make_awaitable()` and await what it returns, for at most the time-out; never raise what it raises.
+
+        Over its time-out the code is cancelled; if it has not ended within the grace time it is
+        abandoned: it runs on, counted, and is ended by force when the loop closes. A cancelled
+        caller cancels the code, waits the grace time for it at most, and gets its CancelledError.
+        Tasks that the code makes belong to `scope`; without one nobody ends them. `explain` may return
+        a sentence to add to a traceback.
+        """
+        stats = self.stats_of(name)
+        if (reason := self._refusal(name, stats)) is not None:
+            return self._refuse(name, hook, event_type, reason)
+        self._refusing.discard(name)
+        stats.calls += 1
+        timeout = self.default_timeout_seconds if timeout_seconds is None else timeout_seconds
+        call = _Call(Owner(name, hook, event_type, scope or TaskScope(), self), make_awaitable)
+        started = time.perf_counter()
+        task = asyncio.get_running_loop().create_task(call.run(), name=f"plugin {name}: {hook}")
+        state = await self._watch(task, call, timeout)
+        duration = time.perf_counter() - started
+        if state is CallState.OK:
+            stats.consecutive_failures = 0
+            return CallResult(state, call.value, None, duration)
+        if state is CallState.RAISED and explain is not None and call.exception is not None:
+            _add_note(call.exception, explain)
+        self._report(call, state, timeout)
+        return CallResult(state, None, call.exception, duration)
+
+    async def in_thread(self, name: str, function: Callable[[], Any]) -> Any:
+        """Call a plain function in one of the plugin's threads; await what it returns if that is an awaitable."""
+        value = await self._threads_of(name).run(function)
+        return await value if inspect.isawaitable(value) else value
+
+    async def close_scope(self, name: str, scope: TaskScope) -> None:
+        """Cancel and await the tasks that a plugin left behind in a scope, at most the grace time; count and log them.
+
+        A task that ignores this too is counted as abandoned.
+        """
+        left = await scope.close(self.cancel_grace_seconds)
+        if not left.names and not left.still_running:
+            return
+        stats = self.stats_of(name)
+        stats.tasks_left_behind += len(left.names)
+        stats.abandoned += left.still_running
+        logger.warning(
+            "plugin %s left %d tasks behind (%s); %d of them ignore their cancellation",
+            name,
+            len(left.names),
+            ", ".join(left.names[:10]),
+            left.still_running,
+            extra={"plugin": name, "hook": "task", "event_type": None},
+        )
+
+    def report_task(self, owner: Owner, error: BaseException) -> None:
+        """Log and count the failure of a task that a plugin made."""
+        stats = self.stats_of(owner.plugin)
+        stats.task_failures += 1
+        message = f"a task made in {owner.hook} failed"
+        self._record(owner.plugin, "task", owner.event_type, CallState.RAISED, message, error)
+
+    def _threads_of(self, name: str) -> PluginThreads:
+        threads = self._threads.setdefault(name, PluginThreads(name, self.max_threads))
+        threads.limit = self.max_threads
+        return threads
+
+    def _refusal(self, name: str, stats: PluginStats) -> str | None:
+        """Say why the plugin must not be called now, or None."""
+        if not self.admit(name):
+            return "it is out of service"
+        if name in self._threads and self._threads[name].is_exhausted:
+            return f"all its {self.max_threads} threads are stuck"
+        if stats.abandoned_now >= self.max_abandoned:
+            return f"{stats.abandoned_now} of its calls ignore their cancellation and still run"
+        return None
+
+    def _refuse(self, name: str, hook: str, event_type: str | None, reason: str) -> CallResult:
+        """Count a call that is not made; only the first of a row is logged, an event storm would flood the log."""
+        self.stats_of(name).refused += 1
+        if name not in self._refusing:
+            self._refusing.add(name)
+            extra = {"plugin": name, "hook": hook, "event_type": event_type}
+            logger.error("plugin %s is not called: %s", name, reason, extra=extra)
+        return CallResult(CallState.REFUSED, reason=reason)
+
+    async def _watch(self, task: asyncio.Task[None], call: _Call, timeout: float) -> CallState:
+        """Wait for the call's end, its time-out or the caller's cancellation, which is passed on and raised."""
+        try:
+            await asyncio.wait((task,), timeout=timeout)
+            if task.done():
+                return CallState.OK if call.exception is None else CallState.RAISED
+            task.cancel()
+            await asyncio.wait((task,), timeout=self.cancel_grace_seconds)
+        except asyncio.CancelledError:
+            task.cancel()
+            try:
+                await asyncio.wait((task,), timeout=self.cancel_grace_seconds)
+            finally:
+                if not task.done():
+                    self._abandon(task, call)
+                    self._report(call, CallState.ABANDONED, timeout)
+                elif call.exception is not None and not isinstance(call.exception, asyncio.CancelledError):
+                    self._report(call, CallState.RAISED, timeout)
+            raise
+        if task.done():
+            return CallState.TIMED_OUT
+        self._abandon(task, call)
+        return CallState.ABANDONED
+
+    def _abandon(self, task: asyncio.Task[None], call: _Call) -> None:
+        """Let a call go that will not end. It stays referenced and counted until it does."""
+        call.leash.is_abandoned = True
+        stats = self.stats_of(call.owner.plugin)
+        stats.abandoned += 1
+        stats.abandoned_now += 1
+        self._abandoned.add(task)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            stats.abandoned_now -= 1
+            self._abandoned.discard(task)
+
+        task.add_done_callback(ended)
+
+    def _report(self, call: _Call, state: CallState, timeout: float) -> None:
+        owner = call.owner
+        message = f"{owner.hook} failed"
+        if state is CallState.TIMED_OUT:
+            self.stats_of(owner.plugin).timeouts += 1
+            message = f"{owner.hook} ran over its {timeout:g} s and was cancelled"
+        elif state is CallState.ABANDONED:
+            message = f"{owner.hook} ignores its cancellation and was abandoned at {self._where(call)}"
+        self._record(owner.plugin, owner.hook, owner.event_type, state, message, call.exception)
+
+    def _where(self, call: _Call) -> str | None:
+        """Say where abandoned code stands: in its thread, or where its coroutine waits."""
+        threads = self._threads.get(call.owner.plugin)
+        return (threads.position() if threads else None) or position(call.leash.coroutine)
+
+    def _record(
+        self,
+        name: str,
+        hook: str,
+        event_type: str | None,
+        state: CallState,
+        message: str,
+        error: BaseException | None,
+    ) -> None:
+        """Count a failure, keep its text for the operator, log it, and tell `on_failure`."""
+        stats = self.stats_of(name)
+        stats.failures += 1
+        stats.consecutive_failures += 1
+        stats.last_error = _text(message, error)
+        stats.last_error_at = datetime.now(UTC)
+        suffix = f" (event {event_type})" if event_type else ""
+        extra = {"plugin": name, "hook": hook, "event_type": event_type}
+        logger.error("plugin %s: %s%s", name, message, suffix, exc_info=error, extra=extra)
+        if self.on_failure is not None:
+            self.on_failure(Failure(name, hook, event_type, state, error))
+
+
+def _text(message: str, error: BaseException | None) -> str:
+    """Return message and traceback; of a long one the beginning and the end, which says what was raised where."""
+    text = message if error is None else f"{message}\n{''.join(traceback.format_exception(error))}"
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= ERROR_TEXT_BYTES:
+        return text
+    beginning, end = encoded[: ERROR_TEXT_BYTES // 4], encoded[-ERROR_TEXT_BYTES // 2 :]
+    return beginning.decode("utf-8", "ignore") + "\n…\n" + end.decode("utf-8", "ignore")
+
+
+def _add_note(error: BaseException, explain: Callable[[BaseException], str | None]) -> None:
+    note = explain(error)
+    if note is not None:
+        error.add_note(note)
