@@ -1,11 +1,15 @@
 """`windflow plugin …`: what plugins a server runs, and whether a plugin file would load."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from backend.app.cli.context import Cli, command
+from backend.app.cli.failures import FAILED
+
+if TYPE_CHECKING:
+    from backend.app.websocket.discovery import Discovered
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -37,4 +41,36 @@ async def list_plugins(cli: Cli) -> None:
 @command(app, "check")
 def check(cli: Cli, file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plugin file.")]) -> int:
     """Load a plugin file as the server would, on this machine, and say what is wrong or what it handles."""
-    raise NotImplementedError
+    import logging
+
+    from backend.app.websocket.discovery import Outcome, discover_file
+    from backend.app.websocket.plugin import WebSocketPluginManager
+
+    # What is wrong is the answer here; the server would log it, too.
+    logging.disable(logging.CRITICAL)
+    manager = WebSocketPluginManager()
+    found = discover_file(manager, file)
+    if cli.output.is_json:
+        cli.output.json({"items": [_as_json(each) for each in found]})
+    for each in found:
+        plugin = manager.get(each.name)
+        if each.outcome is Outcome.REGISTERED and plugin is not None and not cli.output.is_json:
+            declared = getattr(type(plugin), "event_types", None)
+            types = "every event" if declared is None else ", ".join(str(name) for name in declared) or "no event"
+            cli.output.say(f"{each.name}: handles {types}")
+        elif each.outcome is Outcome.FAILED and not cli.output.is_json:
+            place = f", line {each.line}" if each.line else ""
+            cli.output.warn(f"{each.name}: {each.reason}{place}")
+    if not found:
+        cli.output.warn(f"{file}: no plugin in it")
+    return FAILED if not found or any(each.outcome is Outcome.FAILED for each in found) else 0
+
+
+def _as_json(found: "Discovered") -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "outcome": found.outcome.value,
+        "location": found.location,
+        "reason": found.reason,
+        "line": found.line,
+    }

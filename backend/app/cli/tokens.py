@@ -44,10 +44,7 @@ async def list_tokens(cli: Cli) -> None:
         return
     cli.output.table(
         ("ID", "Name", "Role", "Created", "Ends"),
-        (
-            tuple(item.get(key) for key in ("id", "name", "role", "createdAt", "expiresAt"))
-            for item in items
-        ),
+        (tuple(item.get(key) for key in ("id", "name", "role", "createdAt", "expiresAt")) for item in items),
         empty="No tokens.",
     )
 
