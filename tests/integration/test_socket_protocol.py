@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.integration.people import People, make_people
-from tests.integration.server_process import ServerProcess, server_process
+from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 from tests.integration.sockets import Socket, open_socket
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -435,3 +435,18 @@ async def test_a_changed_role_is_told_and_holds_at_once(server: ServerProcess, p
         assert changed["data"]["role"] == "operator"
         await client.patch(f"/users/{people.ids['vic']}", json={"role": "viewer"})
         await socket.until("SESSION_PERMISSION_CHANGED")
+
+
+async def test_a_deactivated_user_loses_the_sockets_and_cannot_come_back(server: ServerProcess, people: People) -> None:
+    """Deactivation closes 4503; a new socket is closed 1008 with `User not found or inactive`."""
+    async with server.client(people.tokens["admin"]) as client:
+        made = await client.post("/users", json={"username": "gone", "role": "viewer", "password": PASSWORD})
+        assert made.status_code == 201, made.text
+        token = await server.login("gone")
+        async with open_socket(server.socket_url, token) as socket:
+            answer = await client.patch(f"/users/{made.json()['id']}", json={"isActive": False})
+            assert answer.status_code == 200, answer.text
+            assert (await socket.closed())[0] == 4503
+        async with open_socket(server.socket_url) as socket:
+            await socket.send("auth", {"token": token})
+            assert await socket.closed() == (1008, "User not found or inactive")

@@ -7,13 +7,14 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from backend.app.api.services import services_of
 from backend.app.schemas.json_codec import parse_json
 
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = parse_json(await self.body())
+            self._json = parse_json(await self.body(), services_of(self.app).settings.max_json_depth)
         return self._json
 
 

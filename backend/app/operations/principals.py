@@ -16,6 +16,13 @@ from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.roles import Role
 
 
+class UserInactive(WindFlowError):
+    """The token is sound, but its user is gone or must not log in; a socket is told so in its close reason."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.NOT_AUTHENTICATED, "the user does not exist or is inactive")
+
+
 async def session_principal(db: Database, user_id: str, session_id: str, expires_at: datetime | None) -> Principal:
     """Return the user of a live session; `expires_at` is when the access token ends.
 
@@ -29,7 +36,9 @@ async def session_principal(db: Database, user_id: str, session_id: str, expires
             .where(Session.id == session_id, User.id == user_id)
         )
         row = found.first()
-    if row is None or not row.User.is_active or row.Session.ended_at is not None:
+    if row is None or not row.User.is_active:
+        raise UserInactive
+    if row.Session.ended_at is not None:
         raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the session has ended")
     if row.Session.expires_at <= now():
         raise WindFlowError(ErrorCode.TOKEN_EXPIRED, "the session has run out")

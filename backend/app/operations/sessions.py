@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from backend.app import metrics
 from backend.app.auth.login_gate import LoginGate
 from backend.app.auth.login_limiter import LoginLimiter
 from backend.app.auth.passwords import Passwords
@@ -75,7 +76,9 @@ class Sessions:
             if pair is None:
                 # A name that nobody has is not stored: people type passwords into the wrong field.
                 await self._refused(origin, user, "auth.login")
+                metrics.LOGINS.labels(_INVALID).inc()
                 raise WindFlowError(ErrorCode.INVALID_CREDENTIALS)
+        metrics.LOGINS.labels("success").inc()
         return pair
 
     async def _find_user(self, name: str | None) -> User | None:

@@ -81,6 +81,13 @@ class Connection:
         self._wake()
         return True
 
+    def greet(self, message: str) -> None:
+        """Queue the message that must be the first one, before what plugins sent while they were initialized."""
+        size = len(message.encode())
+        self._queue.appendleft((message, size))
+        self.queued_bytes += size
+        self._wake()
+
     def take(self) -> str | None:
         """Return the next message to write; None if nothing waits."""
         if not self._queue:

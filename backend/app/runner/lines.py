@@ -66,9 +66,7 @@ class LineSplitter:
 
     def finish(self) -> list[Line]:
         """Ends the stream: returns the last line if it had no line end, else nothing. The splitter is new again."""
-        lines = [self._take_line()] if self._kept else []
-        self._clear()
-        return lines
+        return [self._take_line()] if self._kept else []
 
     def _split(self, block: bytes) -> list[Line]:
         """Splits a block of whole lines at once: decoding and splitting in C is what makes large output cheap.
@@ -122,9 +120,11 @@ class LineSplitter:
         total = len(encoded) if total_bytes is None else total_bytes
         if total <= self._limit:
             return text
-        # A line with escape sequences may end in a colour that its lost end would have reset.
-        reset = "\x1b[0m" if "\x1b[" in text else ""
-        room = self._limit - len(_cut_mark(self._limit, total, reset).encode())
+        room = self._limit - len(_cut_mark(self._limit, total, "").encode())
+        # A line with escape sequences may end in a colour that its lost end would have reset. Only what may be kept is
+        # looked at: what else is known of the line depends on how it was chunked.
+        reset = "\x1b[0m" if b"\x1b[" in encoded[:room] else ""
+        room -= len(reset)
         kept = _UNFINISHED_ESCAPE.sub("", encoded[:room].decode("utf-8", "ignore"))
         return kept + _cut_mark(len(kept.encode()), total, reset)
 

@@ -9,10 +9,8 @@ from typing import Any
 
 import orjson
 
-MAX_DEPTH = 64
 
-
-def parse_json(data: bytes | str, max_depth: int = MAX_DEPTH) -> Any:
+def parse_json(data: bytes | str, max_depth: int) -> Any:
     """Return the value of one JSON text; raise `json.JSONDecodeError` with the reason."""
     try:
         value = orjson.loads(data)

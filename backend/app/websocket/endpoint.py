@@ -22,6 +22,7 @@ from backend.app.config import Settings
 from backend.app.database import Database
 from backend.app.models.columns import now
 from backend.app.operations.identity_events import login_payload
+from backend.app.operations.principals import UserInactive
 from backend.app.operations.sessions import Sessions
 from backend.app.realtime import event_log
 from backend.app.realtime.connection import Connection
@@ -147,7 +148,7 @@ class _Session:
     async def _first_message(self) -> AuthData:
         text = await self._receive()
         try:
-            message = ClientMessage.model_validate(parse_json(text))
+            message = ClientMessage.model_validate(parse_json(text, self._settings.max_json_depth))
             data = parse(AuthData, {"token": (message.model_extra or {}).get("token"), **message.data})
         except (JSONDecodeError, ValidationError, WindFlowError):
             raise _Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.REQUIRED) from None
@@ -166,7 +167,7 @@ class _Session:
                 raise _Closed(CloseCode.RATE_LIMITED, error.message) from None
             if error.code is ErrorCode.TOKEN_EXPIRED:
                 raise _Closed(CloseCode.TOKEN_EXPIRED, error.message) from None
-            reason = AuthFailure.INACTIVE if error.code is ErrorCode.FORBIDDEN else AuthFailure.INVALID_TOKEN
+            reason = AuthFailure.INACTIVE if isinstance(error, UserInactive) else AuthFailure.INVALID_TOKEN
             raise _Closed(CloseCode.AUTHENTICATION_FAILED, reason) from None
 
     async def _welcome(self, client: Client, first: AuthData) -> None:
@@ -194,7 +195,7 @@ class _Session:
             "heartbeatSeconds": self._settings.heartbeat_seconds,
             "refused": refused,
         }
-        connection.push(server_message(WebSocketEventType.AUTH_LOGIN_SUCCESS, welcome, self._auth_id))
+        connection.greet(server_message(WebSocketEventType.AUTH_LOGIN_SUCCESS, welcome, self._auth_id))
         for name in unsupported_of(first):
             self._refuse(connection, WindFlowError(ErrorCode.UNSUPPORTED, f"{name}: not offered yet"), None)
         self._endpoint.hub.add(connection)
@@ -233,7 +234,7 @@ class _Session:
     async def _take(self, client: Client, text: str) -> None:
         reply_to: str | float | None = None
         try:
-            message = _decode(text)
+            message = _decode(text, self._settings.max_json_depth)
             reply_to = message.id
             await self._endpoint.commands.handle(client, message)
         except WindFlowError as error:
@@ -347,11 +348,11 @@ class _Session:
             logger.debug("the client was gone before the close frame", extra={"code": int(code)})
 
 
-def _decode(text: str) -> ClientMessage:
+def _decode(text: str, max_depth: int) -> ClientMessage:
     if text.strip() == "ping":
         return ClientMessage(type="ping")
     try:
-        value = parse_json(text)
+        value = parse_json(text, max_depth)
     except JSONDecodeError as error:
         raise WindFlowError(ErrorCode.INVALID_JSON, f"the message is not valid JSON: {error.msg}") from error
     if not isinstance(value, dict):

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from backend.app import metrics
 from backend.app.websocket.containment import Leash, Owner, TaskScope, current_owner, drive, position
 from backend.app.websocket.plugin_threads import PluginThreads
 
@@ -171,6 +172,8 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(call.run(), name=f"plugin {name}: {hook}")
         state = await self._watch(task, call, timeout)
         duration = time.perf_counter() - started
+        metrics.PLUGIN_CALLS.labels(name, hook, state.value).inc()
+        metrics.PLUGIN_SECONDS.labels(name).observe(duration)
         if state is CallState.OK:
             stats.consecutive_failures = 0
             return CallResult(state, call.value, None, duration)

@@ -92,7 +92,8 @@ async def test_terminal_is_given_back_as_it_was(typist: tuple[int, int]) -> None
     before = termios.tcgetattr(ours)
     with pytest.raises(LookupError):
         async with CommandProcess(["cat"], stdin=ours, durations=Durations(kill_after_seconds=0)):
-            local = termios.tcgetattr(ours)[3]
+            keys, _, _, local, *_ = termios.tcgetattr(ours)
+            assert not keys & termios.ICRNL, "Enter is the command's terminal's to translate"
             assert not local & (termios.ECHO | termios.ICANON)
             assert local & termios.ISIG
             raise LookupError

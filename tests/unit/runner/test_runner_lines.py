@@ -112,6 +112,12 @@ def test_cut_colour_does_not_swallow_the_mark() -> None:
     assert split_cut_mark(text)[0] == "t" * 40
 
 
+def test_chunking_does_not_decide_about_the_reset() -> None:
+    """A colour that only begins at the limit is not kept, so nothing is to be ended before the mark."""
+    data = b"\n" + b"w" * 127 + b"\x1b[31m\n"
+    assert split(data, 1, limit=SMALLEST_LIMIT_BYTES) == split(data, limit=SMALLEST_LIMIT_BYTES)
+
+
 def test_overlong_line_that_is_replaced_leaves_nothing() -> None:
     """After `\\r` the last state counts, however long the one before was."""
     assert split(b"z" * 5000 + b"\rshort\n", 1, 4000, limit=SMALLEST_LIMIT_BYTES) == ["short"]

@@ -261,6 +261,27 @@ async def test_stopping_a_command_that_has_ended() -> None:
     assert await process.stop() == ()
 
 
+async def test_pid_is_kept_until_the_block_is_left() -> None:
+    """Until then no other process can get the pid, so signals to the group are safe."""
+    async with CommandProcess(["true"]) as process:
+        await process.wait()
+        assert exists(process.pid)
+        assert not is_alive(process.pid)
+    assert not exists(process.pid)
+
+
+async def test_leaving_the_block_ends_the_reading_of_another_task() -> None:
+    """A task that reads the output of what was left behind is not forgotten."""
+    source = 'trap "" HUP; setsid sleep 600 & echo "pid $!"'
+    async with CommandProcess(shell(source), durations=Durations(linger_seconds=600)) as process:
+        (pid,) = await pids_after(process, "pid")
+        reading = asyncio.create_task(read_to_the_end(process))
+        await process.wait()
+    async with asyncio.timeout(20):
+        await reading
+    os.kill(pid, signal.SIGKILL)
+
+
 async def test_stopping_after_the_block_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """By then the pid may be another process's."""
     async with CommandProcess(["true"]) as process:
