@@ -8,9 +8,13 @@ import errno
 import json
 import logging
 import math
+import os
+import shutil
 import socket
+import sys
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -83,9 +87,17 @@ def server_address(settings: Settings) -> str:
     return f"http://{host}:{settings.port}{settings.root_path.rstrip('/')}"
 
 
+def own_command() -> str:
+    """Return how a person starts this program in the folder it was started in, whether or not PATH knows it."""
+    if shutil.which("windflow"):
+        return "windflow"
+    script = Path(sys.argv[0])
+    return os.path.relpath(script) if script.name == "windflow" and script.is_file() else "windflow"
+
+
 def banner(settings: Settings, first_admin: Any) -> str:
     """Return what a person needs to begin: address, first login (its password once), login command, reference."""
-    address = server_address(settings)
+    address, windflow = server_address(settings), own_command()
     user = f" --username {first_admin.username}" if first_admin else ""
     lines = [f"WindFlow is running on {address}", ""]
     if first_admin and first_admin.password:
@@ -93,8 +105,8 @@ def banner(settings: Settings, first_admin: Any) -> str:
     elif first_admin:
         lines.append(f"  First user     {first_admin.username}, with the password of WINDFLOW_ADMIN_PASSWORD")
     lines += [
-        f"  Log in         windflow login {address}{user}",
-        "  Then           windflow deploy -- sh -c 'for i in 1 2 3; do echo line $i; sleep 1; done'",
+        f"  Log in         {windflow} login {address}{user}",
+        f"  Then           {windflow} deploy -- sh -c 'for i in 1 2 3; do echo line $i; sleep 1; done'",
         f"  API reference  {address}/docs",
         "  Stop           Ctrl-C",
     ]
