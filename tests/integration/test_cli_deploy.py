@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.integration.cli_process import Person, server_on_port
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    async with server_process(tmp_path / "server") as running:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
+    async with server_process(tmp_path_factory.mktemp("deploy") / "server") as running:
         yield running
 
 
-@pytest.fixture
-async def admin(server: ServerProcess, tmp_path: Path) -> Person:
-    return await Person(server.url, tmp_path / "admin").login("admin", PASSWORD)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def admin(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Person:
+    return await Person(server.url, tmp_path_factory.mktemp("admin")).login("admin", PASSWORD)
 
 
 async def shown(person: Person, deployment_id: str) -> dict[str, Any]:

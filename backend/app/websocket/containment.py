@@ -7,6 +7,7 @@ Invariant: neither sys.exit() nor KeyboardInterrupt of a plugin's task reaches t
 """
 
 import asyncio
+import contextlib
 import os
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -21,8 +22,6 @@ _ASYNCIO = str(Path(asyncio.__file__).parent)
 _SERVER = str(Path(__file__).parents[1]) + os.sep
 _PLUGINS = str(Path(__file__).parent / "plugins") + os.sep
 AnyTask = asyncio.Task[Any]
-_unending: list[object] = []
-"""Coroutines that ignored even GeneratorExit: kept, since collecting them would only raise again."""
 
 
 class PluginExit(RuntimeError):
@@ -102,7 +101,20 @@ def _close(coroutine: Coroutine[Any, Any, Any]) -> None:
     try:
         coroutine.close()
     except BaseException:  # noqa: BLE001 - plugin code may raise anything when it is closed; it is over either way
-        _unending.extend(chain)
+        for each in chain:
+            _keep_for_ever(each)
+
+
+def _keep_for_ever(thing: object) -> None:
+    """Take a reference that nothing gives back, for a coroutine that ignored even GeneratorExit.
+
+    Collecting it, at the latest when the interpreter ends, would throw that into it again; and a
+    `while True: try: … except BaseException: …` without an event loop never comes to rest.
+    """
+    with contextlib.suppress(ImportError):
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def position(coroutine: object) -> str | None:
