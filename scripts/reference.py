@@ -93,7 +93,7 @@ def errors_page() -> str:
         "fields broke rules, an object with facts of the code's own, or null.\n\n"
         + table(("Code", "Status", "Meaning"), errors)
         + "## Close codes\n\nThe server ends a WebSocket with one of these. The layer below it may end it with 1002 (a "
-        "broken frame: do not retry) or 1011 (no answer to a ping: like 4012); a connection that is lost without a "
+        "broken frame: do not retry); a connection that is lost without a "
         "close frame is 1006, and like 4012, too.\n\n" + table(("Code", "Meaning", "The client's duty"), closes)
         + f"The reason of a close with 1008 is one of:\n\n{reasons}"
     )  # fmt: skip

@@ -85,11 +85,17 @@ class Settings(BaseSettings):
     # Sockets
     auth_timeout_seconds: Seconds = Field(10, description="Time for the first message of a socket.")
     reauth_notice_seconds: Seconds = Field(60, description="Notice before a socket's token ends.")
-    heartbeat_seconds: Seconds = Field(20, description="RFC 6455 ping; below the 60 s at which proxies cut.")
-    pong_timeout_seconds: Seconds = Field(10, description="Time for the pong.")
-    send_timeout_seconds: Seconds = Field(30, description="A socket that takes no message for this long is closed.")
+    heartbeat_seconds: Seconds = Field(20, description="Between two pings; below the 60 s at which proxies cut.")
+    pong_timeout_seconds: Seconds = Field(10, description="Time for an answer to a ping; anything sent counts.")
+    write_stall_seconds: Seconds = Field(
+        30, description="A socket that took no byte and sent nothing for this long is aborted."
+    )
+    write_stall_max_seconds: Seconds = Field(
+        120, description="A socket that took no byte for this long is aborted, whatever it sends."
+    )
     close_timeout_seconds: Seconds = Field(5, description="Time for the closing handshake of a socket.")
     max_message_bytes: Count = Field(65_536, description="Largest message of a client (bytes).")
+    max_fragments: Count = Field(64, description="Most fragments of one message.")
     max_json_depth: Count = Field(64, description="Deepest nesting of a client's JSON.")
     max_connections: Count = Field(1_000, description="Sockets of this process.")
     max_connections_per_user: Count = Field(20, description="Sockets of one user.")
@@ -100,6 +106,15 @@ class Settings(BaseSettings):
     inbound_burst: Count = Field(50, description="Messages a client may send at once.")
     outbound_bytes: Count = Field(1_048_576, description="Bytes that may wait for one socket.")
     outbound_messages: Count = Field(4_096, description="Messages that may wait for one socket.")
+    socket_send_buffer_bytes: Count = Field(
+        65_536, description="`SO_SNDBUF` of a socket: what waits shall wait in our budget, not in the kernel."
+    )
+    socket_high_water_bytes: Count = Field(
+        65_536, description="Above this much in a socket's own write buffer it is given nothing more (bytes)."
+    )
+    connect_group_seconds: Seconds = Field(0.02, description="Longest wait of a socket's connect record for others.")
+    connect_group_rows: Count = Field(500, description="Most connect records in one write.")
+    session_read_group: Count = Field(500, description="Most sessions that one read of the database looks up.")
     shutdown_seconds: Seconds = Field(10, description="Longest orderly shutdown of the server.")
 
     # Events and deployments

@@ -6,7 +6,7 @@ exists already. Nothing is connected or discovered before the lifespan starts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from filelock import FileLock, Timeout
 from starlette.websockets import WebSocket
 
-from backend.app import migrations
+from backend.app import metrics, migrations
 from backend.app.api.dependencies import Public
 from backend.app.api.errors import install_error_handlers
 from backend.app.api.middleware import RequestMiddleware
@@ -44,17 +44,23 @@ from backend.app.operations.sessions import Sessions
 from backend.app.operations.tokens import ApiTokens
 from backend.app.operations.users import Users
 from backend.app.realtime.bus import Bus
+from backend.app.realtime.connection import Budget
+from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.hub import Hub
 from backend.app.realtime.unit_of_work import write_hooks
 from backend.app.schemas.event_spec import EventCatalogue
 from backend.app.version import VERSION
 from backend.app.websocket.access import Access
 from backend.app.websocket.admission import Admission
+from backend.app.websocket.authentication import Authentication
 from backend.app.websocket.commands import Commands
+from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.discovery import discover
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.endpoint import Endpoint
+from backend.app.websocket.heartbeat import Heartbeat
+from backend.app.websocket.liveness import LivenessRules
 from backend.app.websocket.plugin import plugin_manager
 from backend.app.websocket.plugins import default_plugins
 
@@ -130,13 +136,54 @@ class WindFlow:
         stack.push_async_callback(access.stop)
         await self._start_plugins(stack, contexts, dispatcher)
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
-        commands = Commands(
-            settings, db, catalogue, hub, services.sessions, services.deployments, services.events, plugin_manager
-        )
-        self._endpoint = Endpoint(
-            settings, db, hub, services.sessions, commands, contexts, plugin_manager, Admission(settings)
-        )
+        self._endpoint = await self._start_endpoint(stack, services, bus, contexts)
         return services
+
+    @staticmethod
+    async def _start_endpoint(stack: AsyncExitStack, services: Services, bus: Bus, contexts: Contexts) -> Endpoint:
+        settings, hub, sessions = services.settings, services.hub, services.sessions
+        heartbeat = Heartbeat(
+            LivenessRules(
+                settings.heartbeat_seconds,
+                settings.pong_timeout_seconds,
+                settings.write_stall_seconds,
+                settings.write_stall_max_seconds,
+            )
+        )
+        stack.push_async_callback(_owned(heartbeat.run()))
+        records = ConnectRecords(
+            sessions.sockets_authenticated,
+            group_seconds=settings.connect_group_seconds,
+            group_rows=settings.connect_group_rows,
+        )
+        stack.push_async_callback(records.stop)
+        metrics.QUEUED_BYTES.set_function(hub.most_queued_bytes)
+        budget = Budget(
+            max_bytes=settings.outbound_bytes,
+            max_messages=settings.outbound_messages,
+            high_water_bytes=settings.socket_high_water_bytes,
+            close_seconds=settings.close_timeout_seconds,
+            stalled_close_seconds=settings.write_stall_seconds,
+        )
+        return Endpoint(
+            settings=settings,
+            bus=bus,
+            hub=hub,
+            flusher=Flusher(),
+            budget=budget,
+            authentication=Authentication(
+                sessions, timeout_seconds=settings.auth_timeout_seconds, max_json_depth=settings.max_json_depth
+            ),
+            commands=Commands(
+                settings, bus, plugin_manager.catalogue, hub, sessions, services.deployments, services.events,
+                plugin_manager,
+            ),
+            contexts=contexts,
+            plugins=plugin_manager,
+            admission=Admission(settings),
+            heartbeat=heartbeat,
+            connect_records=records,
+        )  # fmt: skip
 
     @staticmethod
     def _services(settings: Settings, node: str, hub: Hub, bus: Bus, catalogue: EventCatalogue) -> Services:
@@ -178,13 +225,18 @@ class WindFlow:
     @staticmethod
     async def _start_sweeper(stack: AsyncExitStack, sweeper: LeaseSweeper) -> None:
         await sweeper.renew_all()
-        task = asyncio.create_task(sweeper.run())
+        stack.push_async_callback(_owned(sweeper.run()))
 
-        async def stop() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
-        stack.push_async_callback(stop)
+def _owned(work: Coroutine[Any, Any, None]) -> Callable[[], Awaitable[None]]:
+    """Run something until the end; return what ends it."""
+    task = asyncio.create_task(work)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return stop
 
 
 def _router(windflow: WindFlow) -> APIRouter:

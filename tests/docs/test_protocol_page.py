@@ -87,9 +87,9 @@ async def test_what_the_page_calls_not_offered_is_answered_unsupported(docs_serv
             assert (await socket.ask(command, data))["data"]["code"] == "unsupported"
 
 
-async def test_who_answers_no_ping_is_closed_with_1011(tmp_path: Path) -> None:
-    """Heartbeat: who does not answer the ping is closed by the layer below with 1011."""
-    assert "closed by the layer below with 1011" in read(PAGE)
+async def test_who_answers_no_ping_is_closed_with_4012(tmp_path: Path) -> None:
+    """Heartbeat: who says nothing is closed with 4012."""
+    assert "Who says nothing is closed with 4012" in read(PAGE)
     async with server_process(tmp_path, {"HEARTBEAT_SECONDS": "0.2", "PONG_TIMEOUT_SECONDS": "0.2"}) as server:
         uri = parse_uri(server.socket_url)
         client = ClientProtocol(uri)
@@ -97,11 +97,15 @@ async def test_who_answers_no_ping_is_closed_with_1011(tmp_path: Path) -> None:
         try:
             client.send_request(client.connect())
             writer.writelines(client.data_to_send())
+            client.receive_data(await reader.readuntil(b"\r\n\r\n"))
+            token = await server.login()
+            client.send_text(json.dumps({"type": "auth", "token": token}).encode())
+            writer.writelines(client.data_to_send())
             async with asyncio.timeout(10):
                 while client.close_rcvd is None and (data := await reader.read(4096)):
                     client.receive_data(data)  # the pongs that it makes are never sent
             assert client.close_rcvd is not None
-            assert client.close_rcvd.code == 1011
+            assert client.close_rcvd.code == 4012
         finally:
             writer.close()
 

@@ -141,7 +141,17 @@ class Caller:
 
 def may_see(principal: Principal, spec: EventSpec) -> bool:
     """Tell whether a principal may receive events of a type in an organization it can reach."""
-    return principal.is_superuser or principal.role.includes(spec.least_role)
+    return sight_of(principal) >= sight_needed(spec)
+
+
+def sight_of(principal: Principal) -> int:
+    """Return how far a principal sees, as a number that delivery compares with `sight_needed`."""
+    return len(Role) if principal.is_superuser else principal.role.rank
+
+
+def sight_needed(spec: EventSpec) -> int:
+    """Return the number for an event type: `sight_of(p) >= sight_needed(s)` is `may_see(p, s)`."""
+    return spec.least_role.rank
 
 
 def may_send(spec: EventSpec, sender: Sender | None) -> bool:

@@ -157,6 +157,7 @@ class _Server(uvicorn.Server):
 
 def _serve(settings: Settings, listener: socket.socket, output: Output, is_verbose: bool) -> int:
     from backend.app.main import create_app
+    from backend.app.websocket.frame_protocol import frame_protocol
 
     try:
         app = create_app(settings)
@@ -176,10 +177,9 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, is_verbo
         watch,
         interface="asgi3",
         lifespan="on",
-        ws="websockets-sansio",
-        ws_max_size=settings.max_message_bytes,
-        ws_ping_interval=settings.heartbeat_seconds,
-        ws_ping_timeout=settings.pong_timeout_seconds,
+        ws=frame_protocol(settings),
+        # Sizes, pings and time-outs are the protocol class's own.
+        ws_ping_interval=None,
         ws_per_message_deflate=False,
         log_config=None,
         access_log=False,

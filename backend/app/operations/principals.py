@@ -3,15 +3,16 @@
 Called by `Sessions` for every request and for each socket whose user changed.
 """
 
+import asyncio
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Result, Row, select
 
 from backend.app.auth.permissions import Principal
 from backend.app.database import Database
 from backend.app.models import ApiToken, Session, User
 from backend.app.models.columns import now
-from backend.app.operations.identity_events import principal_of
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.roles import Role
 
@@ -23,26 +24,80 @@ class UserInactive(WindFlowError):
         super().__init__(ErrorCode.NOT_AUTHENTICATED, "the user does not exist or is inactive")
 
 
-async def session_principal(db: Database, user_id: str, session_id: str, expires_at: datetime | None) -> Principal:
-    """Return the user of a live session; `expires_at` is when the access token ends.
+class SessionPrincipals:
+    """Reads who sessions stand for. Callers that wait at the same time share one read, begun after they asked."""
 
-    Raise `not_authenticated` when the session was ended or the user is gone or inactive, `token_expired`
-    when the session ran out.
-    """
-    async with db.session() as session:
-        found = await session.execute(
-            select(User, Session)
-            .join(Session, Session.user_id == User.id)
-            .where(Session.id == session_id, User.id == user_id)
+    def __init__(self, db: Database, most: int) -> None:
+        self._db = db
+        self._most = most
+        self._waiting: dict[str, list[asyncio.Future[Row[Any] | None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def read(self, user_id: str, session_id: str, expires_at: datetime | None) -> Principal:
+        """Return the user of a live session; `expires_at` is when the access token ends.
+
+        Raise `not_authenticated` when the session was ended or the user is gone or inactive, `token_expired`
+        when the session ran out.
+        """
+        future: asyncio.Future[Row[Any] | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(session_id, []).append(future)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="read sessions")
+        row = await future
+        if row is None or row.user_id != user_id or not row.is_active:
+            raise UserInactive
+        if row.ended_at is not None:
+            raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the session has ended")
+        if row.expires_at <= now():
+            raise WindFlowError(ErrorCode.TOKEN_EXPIRED, "the session has run out")
+        role = Role(row.role)
+        return Principal(
+            user_id, row.username, row.organization_id, role, row.is_superuser, session_id, None, expires_at
         )
-        row = found.first()
-    if row is None or not row.User.is_active:
-        raise UserInactive
-    if row.Session.ended_at is not None:
-        raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the session has ended")
-    if row.Session.expires_at <= now():
-        raise WindFlowError(ErrorCode.TOKEN_EXPIRED, "the session has run out")
-    return principal_of(row.User, session_id, expires_at)
+
+    async def _run(self) -> None:
+        """Read until nobody waits; a failed read is told to everyone who waited for it."""
+        try:
+            while self._waiting:
+                futures = dict(self._waiting.popitem() for _ in range(min(self._most, len(self._waiting))))
+                try:
+                    rows = await self._read(list(futures))
+                except BaseException as error:
+                    _fail([future for waiting in futures.values() for future in waiting], error)
+                    if not isinstance(error, Exception):
+                        raise
+                    continue
+                for session_id, waiting in futures.items():
+                    for future in waiting:
+                        if not future.done():
+                            future.set_result(rows.get(session_id))
+        finally:
+            self._task = None
+
+    async def _read(self, session_ids: list[str]) -> dict[str, Row[Any]]:
+        async with self._db.session() as session:
+            found: Result[Any] = await session.execute(_SESSIONS.where(Session.id.in_(session_ids)))
+        return {row.session_id: row for row in found}
+
+
+_SESSIONS = select(
+    Session.id.label("session_id"),
+    Session.ended_at,
+    Session.expires_at,
+    User.id.label("user_id"),
+    User.username,
+    User.organization_id,
+    User.role,
+    User.is_superuser,
+    User.is_active,
+).join(User, User.id == Session.user_id)
+
+
+def _fail(futures: list["asyncio.Future[Row[Any] | None]"], error: BaseException) -> None:
+    told = error if isinstance(error, Exception) else WindFlowError(ErrorCode.STORAGE_UNAVAILABLE)
+    for future in futures:
+        if not future.done():
+            future.set_exception(told)
 
 
 async def token_principal(db: Database, which: ColumnElement[bool]) -> Principal:

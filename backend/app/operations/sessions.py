@@ -4,6 +4,7 @@ Used by routes, sockets and the command line. Every answer to a wrong login is t
 one password check. Rights come from the database with each use of a token, never from the token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from backend.app.models.columns import now
 from backend.app.operations import session_ends
 from backend.app.operations.identity_events import IdentityEvents, Subject, principal_of, subject_of
 from backend.app.operations.identity_reads import PageRequest, read_page, with_positions
-from backend.app.operations.principals import session_principal, token_principal
+from backend.app.operations.principals import SessionPrincipals, token_principal
 from backend.app.operations.session_ends import end_sessions
 from backend.app.operations.session_rows import TOKEN_REUSED, is_live, open_session, rotate
 from backend.app.operations.stored_text import is_storable
@@ -51,6 +52,7 @@ class Sessions:
         self._db = db
         self._settings = settings
         self._events = IdentityEvents(catalogue)
+        self._principals = SessionPrincipals(db, settings.session_read_group)
         self._access_tokens = AccessTokens(
             secret, issuer=settings.issuer, audience=settings.audience, seconds=settings.access_token_seconds
         )
@@ -169,7 +171,7 @@ class Sessions:
         if token.startswith(API_TOKEN_PREFIX):
             return await token_principal(self._db, ApiToken.hash == token_hash(token))
         claims = self._access_tokens.read(token)
-        return await session_principal(self._db, claims.user_id, claims.session_id, claims.expires_at)
+        return await self._principals.read(claims.user_id, claims.session_id, claims.expires_at)
 
     async def present(self, principal: Principal) -> Principal:
         """Return what a principal is now, for sockets whose user changed; raise as `authenticate` does."""
@@ -177,11 +179,16 @@ class Sessions:
             return await token_principal(self._db, ApiToken.id == principal.token_id)
         if principal.session_id is None:
             raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "there is no session")
-        return await session_principal(self._db, principal.user_id, principal.session_id, principal.expires_at)
+        return await self._principals.read(principal.user_id, principal.session_id, principal.expires_at)
 
-    async def socket_authenticated(self, caller: Caller) -> None:
-        """Publish and audit that a socket authenticated; `caller` names its connection."""
-        await self._db.write(lambda tx: self._events.logged_in(tx, caller))
+    async def sockets_authenticated(self, callers: Sequence[Caller]) -> None:
+        """Publish and audit that sockets authenticated, in one unit; each caller names its connection."""
+
+        def unit(tx: Transaction) -> None:
+            for caller in callers:
+                self._events.logged_in(tx, caller)
+
+        await self._db.write(unit)
 
     # ---- the end --------------------------------------------------------------------------------
 

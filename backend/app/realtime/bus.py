@@ -7,7 +7,8 @@ not come (its commit was made but its answer was lost).
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from backend.app import metrics
 from backend.app.database import Database
@@ -71,6 +72,7 @@ class Bus:
         self._order = StreamOrder()
         self._listeners: list[Listener] = []
         self._filling: dict[str, asyncio.Task[None]] = {}
+        self._epochs: dict[str, str] = {}
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Add a listener, called in order for every event; it must be quick. Returns its undo."""
@@ -80,7 +82,26 @@ class Bus:
     async def start(self) -> None:
         """Learn where the streams stand. To be called before the first event."""
         async with self._database.session() as session:
-            self._order.set_heads(await event_log.heads(session))
+            heads = await event_log.heads(session)
+        self._order.set_heads(heads)
+        self._epochs = {stream: position.epoch for stream, position in heads.items()}
+
+    async def positions(self, streams: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return how far streams were handed on, as it crosses the wire; a stream that does not exist is left out.
+
+        Reads the database only for a stream of which nothing is known yet.
+        """
+        wanted = tuple(streams)
+        unknown = [stream for stream in wanted if stream not in self._epochs]
+        if unknown:
+            async with self._database.session() as session:
+                for stream, position in (await event_log.heads(session, unknown)).items():
+                    self._epochs.setdefault(stream, position.epoch)
+        return {
+            stream: Position(self._epochs[stream], self._order.head(stream)).wire()
+            for stream in wanted
+            if stream in self._epochs
+        }
 
     async def stop(self) -> None:
         """End what still reads the log."""
@@ -91,6 +112,8 @@ class Bus:
 
     def hand_on(self, event: Event) -> None:
         """Give an event to the listeners, in its stream's order. Never raises."""
+        if event.epoch is not None:
+            self._epochs[event.stream] = event.epoch
         for due in self._order.accept(event):
             self._emit(due)
         if event.spec.delivery is Delivery.STREAM:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from backend.app.auth.permissions import Principal
 from backend.app.models.columns import new_id, now
+from backend.app.realtime.frames import text_frame
 from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error
 from backend.app.schemas.event_spec import Delivery, EventSpec, Payload
 from backend.app.schemas.times import wire_time
@@ -55,22 +56,21 @@ class Event:
     epoch: str | None = None
     version: int | None = None
     """Number of the value, only for class *latest*."""
-    _wire: str | None = field(default=None, repr=False)
+    _frame: bytes | None = field(default=None, repr=False)
 
     @property
     def stream(self) -> str:
         """The name of its stream."""
         return stream_of(self.organization_id)
 
-    def wire(self) -> str:
-        """Return the push message; made once, the same text for every connection."""
-        if self._wire is None:
+    def frame(self) -> bytes:
+        """Return the push message as a prepared frame; made once, the same bytes for every connection."""
+        if self._frame is None:
             place = f',"stream":"{self.stream}","offset":{self.offset}' if self.offset is not None else ""
-            self._wire = (
-                f'{{"type":"{self.spec.name}","data":{self.encoded.decode()},'
-                f'"timestamp":"{wire_time(self.created_at)}","id":"{self.id}"{place}}}'
-            )
-        return self._wire
+            head = f'{{"type":"{self.spec.name}","data":'
+            tail = f',"timestamp":"{wire_time(self.created_at)}","id":"{self.id}"{place}}}'
+            self._frame = text_frame(b"".join((head.encode(), self.encoded, tail.encode())))
+        return self._frame
 
 
 def new_event(

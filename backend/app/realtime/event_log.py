@@ -103,15 +103,13 @@ def _keep_latest(conn: Connection, event: Event) -> None:
 
 async def positions(session: AsyncSession, streams: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return where streams stand, as it crosses the wire; read it before the rows it covers, or in their snapshot."""
-    found = await session.execute(
-        select(EventStream.stream, EventStream.epoch, EventStream.head).where(EventStream.stream.in_(list(streams)))
-    )
-    return {stream: Position(epoch, head).wire() for stream, epoch, head in found}
+    return {stream: position.wire() for stream, position in (await heads(session, list(streams))).items()}
 
 
-async def heads(session: AsyncSession) -> dict[str, Position]:
-    """Return where every stream stands."""
-    found = await session.execute(select(EventStream.stream, EventStream.epoch, EventStream.head))
+async def heads(session: AsyncSession, streams: Sequence[str] | None = None) -> dict[str, Position]:
+    """Return where streams stand; None means every stream."""
+    statement = select(EventStream.stream, EventStream.epoch, EventStream.head)
+    found = await session.execute(statement if streams is None else statement.where(EventStream.stream.in_(streams)))
     return {stream: Position(epoch, head) for stream, epoch, head in found}
 
 

@@ -1,7 +1,7 @@
 """The connections of this node, by topic, user and session; delivers events to them.
 
 The tenant is part of every topic, so a broadcast never walks over foreign connections.
-Rights are asked again at delivery. An event's message is made once, the same text for all.
+Rights are asked again at delivery. An event is framed once, the same bytes for all.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import orjson
 
 from backend.app import metrics
-from backend.app.auth.permissions import Principal, may_see
+from backend.app.auth.permissions import Principal, sight_needed
 from backend.app.realtime.connection import Connection, Topic
 from backend.app.realtime.event import Event
+from backend.app.realtime.frames import text_frame
 from backend.app.schemas.event_spec import Audience, Delivery
 from backend.app.schemas.messages import CloseCode
 
@@ -94,12 +95,11 @@ class Hub:
         receivers = self._receivers(event)
         if not receivers:
             return
-        message = event.wire()
+        frame = event.frame()
         is_droppable = event.spec.delivery in (Delivery.TRANSIENT, Delivery.LATEST)
         delivered = 0
-        for connection in receivers:
-            if self._may_have(connection.principal, event):
-                delivered += connection.push(message, is_droppable=is_droppable)
+        for connection in self._entitled(event, receivers):
+            delivered += connection.push_frame(frame, is_droppable=is_droppable)
         metrics.EVENTS_DELIVERED.inc(delivered)
 
     def push_raw(self, user_id: str, organization_id: str, message: Mapping[str, Any]) -> None:
@@ -107,10 +107,14 @@ class Hub:
 
         The user is of that organization, or a superuser.
         """
-        text = orjson.dumps(message).decode()
+        frame = text_frame(orjson.dumps(message))
         for connection in self.of_user(user_id):
             if connection.principal.organization_id == organization_id or connection.principal.is_superuser:
-                connection.push(text, is_droppable=True)
+                connection.push_frame(frame, is_droppable=True)
+
+    def most_queued_bytes(self) -> int:
+        """Return how many bytes wait for the connection that is furthest behind."""
+        return max((connection.queued_bytes for connection in self._connections.values()), default=0)
 
     def close_session(self, session_id: str, code: CloseCode, reason: str) -> None:
         """End every socket of a session."""
@@ -140,12 +144,21 @@ class Hub:
         return everything | of_subject if of_subject else everything
 
     @staticmethod
-    def _may_have(principal: Principal, event: Event) -> bool:
-        if event.user_id is not None or event.session_id is not None:
+    def _entitled(event: Event, receivers: Iterable[Connection]) -> Iterator[Connection]:
+        """Yield those of the receivers that may have the event with their present rights."""
+        needed = sight_needed(event.spec)
+        user_id, organization_id = event.user_id, event.organization_id
+        if user_id is not None or event.session_id is not None:
             # Addressed to this very user; a move to another organization is told in the new one's stream.
-            return event.user_id in (None, principal.user_id) and may_see(principal, event.spec)
-        is_own = event.organization_id is None or event.organization_id == principal.organization_id
-        return (is_own or principal.is_superuser) and may_see(principal, event.spec)
+            for connection in receivers:
+                if connection.sight >= needed and user_id in (None, connection.principal.user_id):
+                    yield connection
+            return
+        for connection in receivers:
+            if connection.sight >= needed and (
+                organization_id is None or connection.organization_id == organization_id or connection.is_superuser
+            ):
+                yield connection
 
 
 def _discard(index: dict[K, set[Connection]], key: K, connection: Connection) -> None:

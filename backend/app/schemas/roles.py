@@ -14,9 +14,14 @@ class Role(StrEnum):
     OPERATOR = "operator"
     ADMIN = "admin"
 
+    @property
+    def rank(self) -> int:
+        """The place in the order of roles, 0 for the least."""
+        return _RANK[self]
+
     def includes(self, other: "Role") -> bool:
         """Tell whether this role may do everything that `other` may."""
-        return _RANK[self] >= _RANK[other]
+        return self.rank >= other.rank
 
 
 _RANK = {role: rank for rank, role in enumerate(Role)}

@@ -14,11 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from backend.app.auth.permissions import Caller, Permission, may_see, may_send
 from backend.app.config import Settings
-from backend.app.database import Database
 from backend.app.operations.deployments import Deployments
 from backend.app.operations.events import Events
 from backend.app.operations.sessions import Sessions
-from backend.app.realtime import event_log
+from backend.app.realtime.bus import Bus
 from backend.app.realtime.connection import Connection, Topic
 from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
@@ -82,7 +81,7 @@ class Commands:
     def __init__(
         self,
         settings: Settings,
-        database: Database,
+        bus: Bus,
         catalogue: Mapping[str, EventSpec],
         hub: Hub,
         sessions: Sessions,
@@ -91,7 +90,7 @@ class Commands:
         plugins: WebSocketPluginManager,
     ) -> None:
         self._settings = settings
-        self._database = database
+        self._bus = bus
         self._catalogue = catalogue
         self._hub = hub
         self._sessions = sessions
@@ -235,12 +234,10 @@ class Commands:
         self, client: Client, kind: str, topics: Sequence[Topic], deployment_id: str | None, message: ClientMessage
     ) -> None:
         streams = {stream_of(topic.organization_id) for topic in topics}
-        async with self._database.session() as session:
-            positions = await event_log.positions(session, streams)
         reply = {
             "event_types": [topic.type for topic in topics],
             "deployment_id": deployment_id,
-            "positions": positions,
+            "positions": await self._bus.positions(streams),
         }
         self._reply(client, kind, _without_none(reply), message)
 

@@ -1,0 +1,83 @@
+"""The auth phase of a socket: who is this, and what did its first message ask for.
+
+Called by the endpoint for each accepted socket. Every refusal is a `Closed` with the code and the
+reason of the protocol; deployed browsers rely on the words.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from json import JSONDecodeError
+
+from pydantic import ValidationError
+
+from backend.app.auth.permissions import Principal
+from backend.app.operations.principals import UserInactive
+from backend.app.operations.sessions import Sessions
+from backend.app.schemas.errors import ErrorCode, WindFlowError
+from backend.app.schemas.json_codec import parse_json
+from backend.app.schemas.messages import AuthData, AuthFailure, ClientMessage, CloseCode
+from backend.app.websocket.commands import parse
+
+
+class Closed(Exception):
+    """Ends a connection with a code, from within its own task."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """What the auth phase found out."""
+
+    principal: Principal
+    first: AuthData = field(default_factory=AuthData)
+    reply_to: str | float | None = None
+    """The `id` of the first message."""
+
+
+class Authentication:
+    """One for all connections."""
+
+    def __init__(self, sessions: Sessions, *, timeout_seconds: float, max_json_depth: int) -> None:
+        self._sessions = sessions
+        self._timeout_seconds = timeout_seconds
+        self._max_json_depth = max_json_depth
+
+    async def authenticate(self, authorization: str, receive: Callable[[], Awaitable[str]]) -> Authenticated:
+        """Return who this is, by the `Authorization` header or else the first message; raise `Closed`."""
+        scheme, _, header = authorization.partition(" ")
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                if scheme.lower() == "bearer":
+                    return Authenticated(await self._principal(header))
+                message, first = self._first(await receive())
+                return Authenticated(await self._principal(first.token), first, message.id)
+        except TimeoutError:
+            raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.TIMEOUT) from None
+
+    def _first(self, text: str) -> tuple[ClientMessage, AuthData]:
+        try:
+            message = ClientMessage.model_validate(parse_json(text, self._max_json_depth))
+            data = parse(AuthData, {"token": (message.model_extra or {}).get("token"), **message.data})
+        except (JSONDecodeError, ValidationError, WindFlowError):
+            raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.REQUIRED) from None
+        if message.type != "auth":
+            raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.REQUIRED)
+        return message, data
+
+    async def _principal(self, token: str | None) -> Principal:
+        if not token:
+            raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.INVALID_TOKEN)
+        try:
+            return await self._sessions.authenticate(token)
+        except WindFlowError as error:
+            if error.status == 503:
+                raise Closed(CloseCode.RATE_LIMITED, error.message) from None
+            if error.code is ErrorCode.TOKEN_EXPIRED:
+                raise Closed(CloseCode.TOKEN_EXPIRED, error.message) from None
+            reason = AuthFailure.INACTIVE if isinstance(error, UserInactive) else AuthFailure.INVALID_TOKEN
+            raise Closed(CloseCode.AUTHENTICATION_FAILED, reason) from None
