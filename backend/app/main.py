@@ -12,6 +12,8 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from filelock import FileLock, Timeout
+from starlette._utils import get_route_path
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from backend.app import metrics, migrations
@@ -67,6 +69,7 @@ from backend.app.websocket.plugins import default_plugins
 logger = logging.getLogger("windflow")
 
 API = "/api/v1"
+SOCKET_PATHS = (f"{API}/ws", f"{API}/ws/")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
@@ -254,7 +257,7 @@ def _router(windflow: WindFlow) -> APIRouter:
         system,
     ):
         router.include_router(module.router, prefix=API)
-    for path in (f"{API}/ws", f"{API}/ws/"):
+    for path in SOCKET_PATHS:
         router.add_api_websocket_route(path, windflow.serve_socket, dependencies=[Depends(Public())])
     return router
 
@@ -277,16 +280,32 @@ class _data_folder:
         self._lock.release()
 
 
+class _Application(FastAPI):
+    """FastAPI's application with a short way for sockets: no routing, no middleware, nothing held per connection.
+
+    Sockets come all at once after a restart, and each one keeps every frame of its call stack as long as it lives.
+    """
+
+    windflow: WindFlow
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        if scope["type"] == "websocket" and get_route_path(scope) in SOCKET_PATHS:
+            scope["app"] = self
+            return self.windflow.serve_socket(WebSocket(scope, receive, send))
+        return super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application that `windflow serve` runs."""
     windflow = WindFlow(settings)
-    app = FastAPI(
+    app = _Application(
         title="WindFlow",
         version=VERSION,
         summary="Realtime backend: deployments, notifications and events, live",
         lifespan=windflow.wrap(),
         root_path=windflow.settings.root_path,
     )
+    app.windflow = windflow
     app.include_router(windflow.router)
     app.add_middleware(RequestMiddleware, max_bytes=windflow.settings.request_bytes)
     install_error_handlers(app)

@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 
+from backend.app.cli.collector import tune_collector
 from backend.app.cli.failures import FAILED, describe
 from backend.app.cli.output import Output
 from backend.app.config import Settings
@@ -120,11 +121,12 @@ class StartWatch:
         self._application = application
         self.failure: BaseException | None = None
 
-    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
-        """Pass everything on."""
-        if scope["type"] != "lifespan":
-            await self._application(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Any, send: Send) -> Awaitable[None]:
+        # No coroutine of its own around a request: a socket would keep it for its whole life.
+        serve = self._lifespan if scope["type"] == "lifespan" else self._application
+        return serve(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Any, send: Send) -> None:
 
         async def listen(message: MutableMapping[str, Any]) -> None:
             is_failure = message["type"] == "lifespan.startup.failed"
@@ -166,6 +168,7 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, is_verbo
     watch = StartWatch(app)
 
     def on_ready() -> None:
+        tune_collector()
         first_admin = getattr(app.state, "first_admin", None)
         if output.is_json:
             admin = {"username": first_admin.username, "password": first_admin.password} if first_admin else None

@@ -183,7 +183,10 @@ class PluginLifecycle(PluginRegistry):
         connection = context._connection_plugins
         connection.context = context
         self._connections.add(connection)
-        await asyncio.gather(*(self.initialize_plugin(plugin, context) for plugin in self.plugins))
+        # Most connections need none: what a restart does for every one of them at once must be next to nothing.
+        needed = [plugin for plugin in self.plugins if is_per_connection(plugin)]
+        if needed:
+            await asyncio.gather(*(self.initialize_plugin(plugin, context) for plugin in needed))
 
     async def initialize_plugin(self, plugin: WebSocketPlugin, context: PluginContext) -> None:
         """Run one plugin's `initialize` for a connection, on a copy; nothing if that was done or it needs no copy."""
