@@ -116,6 +116,8 @@ class _Session:
             await self._endpoint.plugins.initialize_all(context)
             client = Client(connection, context, expiry.arm)
             await self._welcome(client, who)
+            # The first message with its token would stay as long as the connection does.
+            del who
             expiry.arm()
             await self._read(client)
         except Closed as closed:

@@ -11,8 +11,9 @@ import logging
 import socket
 import time
 from asyncio.transports import BaseTransport
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from uvicorn.config import Config
@@ -22,11 +23,13 @@ from websockets.exceptions import InvalidState, PayloadTooBig
 from websockets.frames import CloseCode as Rfc6455
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+from websockets.protocol import Protocol, State
 from websockets.server import ServerProtocol
 
 from backend.app.config import Settings
 from backend.app.realtime.connection import Connection
 from backend.app.websocket.heartbeat import Heartbeat
+from backend.app.websocket.inbox import Gate, Inbox
 
 EXTENSION = "windflow.frames"
 """Where the endpoint finds the outlet in the ASGI scope."""
@@ -70,12 +73,28 @@ class _TooManyFragments(PayloadTooBig):
 
 
 class _CappedParser(ServerProtocol):
-    """Counts fragments while it parses: two million empty ones in a few reads would block everyone else for seconds."""
+    """Counts fragments while it parses: two million empty ones in a few reads would block everyone else for seconds.
+
+    Lets go of the request once it is parsed: the library's own parser holds it for the life of the connection.
+    """
 
     def __init__(self, max_size: int, max_fragments: int) -> None:
         super().__init__(max_size=max_size, logger=_quiet)
         self._max_fragments = max_fragments
         self._fragments = 0
+
+    def parse(self) -> Generator[None]:
+        if self.state is State.CONNECTING:
+            yield from self._parse_request()
+        yield from Protocol.parse(self)
+
+    def _parse_request(self) -> Generator[None]:
+        try:
+            self.events.append((yield from Request.parse(self.reader.read_line)))
+        except Exception as error:  # noqa: BLE001 - as in the library: whatever is wrong with it, it is refused
+            self.handshake_exc = error
+            self.send_response(self.reject(HTTPStatus.BAD_REQUEST, f"no valid WebSocket request: {error}\n"))
+            yield
 
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CONT:
@@ -102,6 +121,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.logger = _quiet
         self.conn = _CappedParser(self.limits.max_message_bytes, self.limits.max_fragments)
+        self.queue: Inbox[Any] = Inbox()  # type: ignore[assignment]
+        self.writable: Gate = Gate()  # type: ignore[assignment]
+        self.writable.set()
         self.is_paused = False
         self.on_resume: Callable[[], None] | None = None
         self.written_bytes = 0
@@ -171,6 +193,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self.received_at = time.monotonic()
         super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_complete:
+            # uvicorn knows requests that were parsed only: this one would be held open for ever.
+            self.handshake_complete = self.close_sent = True
+            self._send_output()
+            self.transport.close()
+            self._abort_after(self.limits.close_seconds)
 
     def pause_writing(self) -> None:
         super().pause_writing()
