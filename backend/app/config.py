@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     )
     connect_group_seconds: Seconds = Field(0.02, description="Longest wait of a socket's connect record for others.")
     connect_group_rows: Count = Field(500, description="Most connect records in one write.")
+    session_read_seconds: Seconds = Field(
+        0.005, description="While reads of sessions follow one another, each waits so long for more callers."
+    )
     session_read_group: Count = Field(500, description="Most sessions that one read of the database looks up.")
     shutdown_seconds: Seconds = Field(10, description="Longest orderly shutdown of the server.")
 

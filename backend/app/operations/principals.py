@@ -25,11 +25,15 @@ class UserInactive(WindFlowError):
 
 
 class SessionPrincipals:
-    """Reads who sessions stand for. Callers that wait at the same time share one read, begun after they asked."""
+    """Reads who sessions stand for. Callers that wait at the same time share one read, begun after they asked.
 
-    def __init__(self, db: Database, most: int) -> None:
+    The first one is served at once; while reads follow one another, each waits `group_seconds` for more callers.
+    """
+
+    def __init__(self, db: Database, *, most: int, group_seconds: float) -> None:
         self._db = db
         self._most = most
+        self._group_seconds = group_seconds
         self._waiting: dict[str, list[asyncio.Future[Row[Any] | None]]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -71,6 +75,8 @@ class SessionPrincipals:
                     for future in waiting:
                         if not future.done():
                             future.set_result(rows.get(session_id))
+                if self._waiting:
+                    await asyncio.sleep(self._group_seconds)
         finally:
             self._task = None
 

@@ -52,7 +52,9 @@ class Sessions:
         self._db = db
         self._settings = settings
         self._events = IdentityEvents(catalogue)
-        self._principals = SessionPrincipals(db, settings.session_read_group)
+        self._principals = SessionPrincipals(
+            db, most=settings.session_read_group, group_seconds=settings.session_read_seconds
+        )
         self._access_tokens = AccessTokens(
             secret, issuer=settings.issuer, audience=settings.audience, seconds=settings.access_token_seconds
         )

@@ -34,6 +34,9 @@ from backend.app.websocket.inbox import Gate, Inbox
 EXTENSION = "windflow.frames"
 """Where the endpoint finds the outlet in the ASGI scope."""
 
+_READ_AHEAD = 1
+"""Messages that may wait for the application before reading pauses: pausing for every single one costs more than it."""
+
 # What uvicorn and websockets say of each connection at INFO (with its address, query string included) says nothing
 # that our own metrics and logs do not.
 _quiet = logging.getLogger("windflow.socket.protocol")
@@ -121,7 +124,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.logger = _quiet
         self.conn = _CappedParser(self.limits.max_message_bytes, self.limits.max_fragments)
-        self.queue: Inbox[Any] = Inbox()  # type: ignore[assignment]
+        self.queue: Inbox[Any]  # type: ignore[assignment]
+        self.queue = Inbox()
         self.writable: Gate = Gate()  # type: ignore[assignment]
         self.writable.set()
         self.is_paused = False
@@ -240,16 +244,25 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.write(b"".join(output))
 
     def send_receive_event_to_app(self) -> None:
-        """Give a whole message to the application; text that is not UTF-8 ends the connection with 1007."""
+        """Give a whole message to the application; text that is not UTF-8 ends the connection with 1007.
+
+        Reading pauses while messages wait: what a client sends faster than it is served waits in the kernel.
+        """
+        data, self.frames = b"".join(self.frames), []
+        if self.close_sent:
+            return
         if self.curr_msg_data_type == "text":
             try:
-                b"".join(self.frames).decode()
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
             except UnicodeDecodeError:
-                self.frames = []
                 self.conn.fail(Rfc6455.INVALID_DATA, "text must be UTF-8")
                 self.handle_parser_exception()
                 return
-        super().send_receive_event_to_app()
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        if not self.read_paused and len(self.queue) > _READ_AHEAD:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def on_task_complete(self, task: "asyncio.Task[None]") -> None:
         """The application is done with this socket: it is gone within a bounded time, whatever the client does."""

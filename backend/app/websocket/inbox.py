@@ -36,6 +36,9 @@ class Inbox(Generic[T]):
                 self._reader = None
         return self._items.pop(0)
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def empty(self) -> bool:
         """Tell whether nothing waits."""
         return not self._items
