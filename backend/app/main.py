@@ -288,11 +288,12 @@ class _Application(FastAPI):
 
     windflow: WindFlow
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and get_route_path(scope) in SOCKET_PATHS:
             scope["app"] = self
-            return self.windflow.serve_socket(WebSocket(scope, receive, send))
-        return super().__call__(scope, receive, send)
+            await self.windflow.serve_socket(WebSocket(scope, receive, send))
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
