@@ -122,7 +122,10 @@ class WindFlow:
             services.draining.append("shutting down")
 
     async def _start(self, stack: AsyncExitStack) -> Services:
-        settings, node, hub = self.settings, new_id(), Hub()
+        settings, node, flusher = self.settings, new_id(), Flusher()
+        # What is written without a look at each budget must fit into every one of them.
+        join_bytes = min(settings.socket_high_water_bytes, settings.outbound_bytes - settings.socket_high_water_bytes)
+        hub = Hub(flusher, join_bytes)
         catalogue = plugin_manager.catalogue
         bus = Bus(db, catalogue, settings.gap_seconds)
         await db.connect(settings, write_hooks(node, bus.hand_on))
@@ -139,11 +142,13 @@ class WindFlow:
         stack.push_async_callback(access.stop)
         await self._start_plugins(stack, contexts, dispatcher)
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
-        self._endpoint = await self._start_endpoint(stack, services, bus, contexts)
+        self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts)
         return services
 
     @staticmethod
-    async def _start_endpoint(stack: AsyncExitStack, services: Services, bus: Bus, contexts: Contexts) -> Endpoint:
+    async def _start_endpoint(
+        stack: AsyncExitStack, services: Services, bus: Bus, flusher: Flusher, contexts: Contexts
+    ) -> Endpoint:
         settings, hub, sessions = services.settings, services.hub, services.sessions
         heartbeat = Heartbeat(
             LivenessRules(
@@ -172,7 +177,7 @@ class WindFlow:
             settings=settings,
             bus=bus,
             hub=hub,
-            flusher=Flusher(),
+            flusher=flusher,
             budget=budget,
             authentication=Authentication(
                 sessions, timeout_seconds=settings.auth_timeout_seconds, max_json_depth=settings.max_json_depth

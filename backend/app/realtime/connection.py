@@ -57,6 +57,7 @@ class Connection:
         "_principal",
         "_queue",
         "_queued",
+        "_settle",
         "address",
         "client",
         "close_code",
@@ -77,6 +78,7 @@ class Connection:
         outlet: Outlet,
         budget: Budget,
         due: Callable[["Connection"], None],
+        settle: Callable[[], None] = lambda: None,
         *,
         address: str | None = None,
         client: str | None = None,
@@ -96,6 +98,8 @@ class Connection:
         self._budget = budget
         self._due = due
         """Puts this connection on the list that is flushed at the end of the tick."""
+        self._settle = settle
+        """Hands out the events that the hub collected in this tick: they come before whatever is pushed now."""
         self._queue: list[bytes] = []
         self._queued = 0
         self._is_due = False
@@ -129,10 +133,18 @@ class Connection:
 
     def push(self, message: str, *, is_droppable: bool = False) -> bool:
         """Queue a message; False if it was not taken, because the connection ends or the budget is full."""
+        self._settle()
         return self.push_frame(text_frame(message.encode()), is_droppable=is_droppable)
 
+    def write_now(self, frames: bytes) -> bool:
+        """Write frames straight to the outlet, at the end of a tick; False where they must be queued instead."""
+        if self._queue or self.is_over or self.outlet.is_paused or not self._is_greeted:
+            return False
+        self.outlet.write(frames)
+        return True
+
     def push_frame(self, frame: bytes, *, is_droppable: bool = False) -> bool:
-        """Queue a prepared frame, as `push` does.
+        """Queue a prepared frame, as `push` does, but after the events of this tick that are not handed out yet.
 
         One that is larger than the whole budget is taken when nothing else waits.
         """
@@ -188,6 +200,8 @@ class Connection:
 
     def close(self, code: CloseCode, reason: str) -> None:
         """End the connection with a code. The first call wins; what is due is written before, unless it stalled."""
+        if code is not CloseCode.WRITE_STALLED:
+            self._settle()
         if self.is_over:
             return
         self.close_code, self.close_reason = code, _cut(reason)

@@ -1,10 +1,12 @@
 """The connections of this node, by topic, user and session; delivers events to them.
 
 The tenant is part of every topic, so a broadcast never walks over foreign connections.
-Rights are asked again at delivery. An event is framed once, the same bytes for all.
+Rights are asked again at delivery. An event is framed once, the same bytes for all; what is delivered
+in one tick of the event loop is handed out at its end, or before anything that changes who gets it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import groupby
 from typing import Any, TypeVar
 
 import orjson
@@ -13,6 +15,7 @@ from backend.app import metrics
 from backend.app.auth.permissions import Principal, sight_needed
 from backend.app.realtime.connection import Connection, Topic
 from backend.app.realtime.event import Event
+from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.frames import text_frame
 from backend.app.schemas.event_spec import Audience, Delivery
 from backend.app.schemas.messages import CloseCode
@@ -23,7 +26,13 @@ K = TypeVar("K")
 class Hub:
     """Registry of this node's connections. Every method is plain: nothing interleaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, flusher: Flusher, join_bytes: int) -> None:
+        self._flusher = flusher
+        flusher.before = self._end_tick
+        self._join_bytes = join_bytes
+        """Most bytes of one tick that are written without asking each connection's budget."""
+        self._collected: list[Event] = []
+        """Events of this tick, in order."""
         self._connections: dict[str, Connection] = {}
         self._by_user: dict[str, set[Connection]] = {}
         self._by_session: dict[str, set[Connection]] = {}
@@ -49,6 +58,7 @@ class Hub:
 
     def add(self, connection: Connection) -> None:
         """Register a connection: from now on it gets what is addressed to its user."""
+        self.settle()
         self._connections[connection.id] = connection
         self._by_user.setdefault(connection.principal.user_id, set()).add(connection)
         if connection.principal.session_id:
@@ -57,6 +67,7 @@ class Hub:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection and its subscriptions; no-op if it is not registered."""
+        self.settle()
         if self._connections.pop(connection.id, None) is None:
             return
         self.unsubscribe(connection, tuple(connection.topics))
@@ -67,6 +78,7 @@ class Hub:
 
     def update_principal(self, connection: Connection, principal: Principal) -> None:
         """Give a connection the present rights of its user."""
+        self.settle()
         _discard(self._by_session, connection.principal.session_id or "", connection)
         connection.principal = principal
         if principal.session_id:
@@ -74,6 +86,7 @@ class Hub:
 
     def subscribe(self, connection: Connection, topics: Iterable[Topic]) -> None:
         """Add topics to a connection; those it has already stay as they are."""
+        self.settle()
         for topic in topics:
             if topic not in connection.topics:
                 connection.topics.add(topic)
@@ -82,6 +95,7 @@ class Hub:
 
     def unsubscribe(self, connection: Connection, topics: Iterable[Topic]) -> None:
         """Take topics from a connection; those it does not have are left alone."""
+        self.settle()
         for topic in topics:
             if topic in connection.topics:
                 connection.topics.remove(topic)
@@ -89,17 +103,44 @@ class Hub:
                 metrics.SUBSCRIPTIONS.dec()
 
     def deliver(self, event: Event) -> None:
-        """Queue an event for every connection that may have it and wants it."""
-        if not event.spec.is_pushed:
+        """Have an event reach every connection that may have it and wants it, at the end of this tick."""
+        if event.spec.is_pushed:
+            self._collected.append(event)
+            self._flusher.schedule()
+
+    def settle(self) -> None:
+        """Hand out what was collected in this tick, before something else changes who gets it or comes after it."""
+        if self._collected:
+            for event in self._take_collected():
+                self._hand_out((event,), is_tick_over=False)
+
+    def _end_tick(self) -> None:
+        """Hand out what was collected. Events of one topic go to the same connections: they are joined once for all."""
+        if not self._collected:
             return
-        receivers = self._receivers(event)
-        if not receivers:
-            return
-        frame = event.frame()
-        is_droppable = event.spec.delivery in (Delivery.TRANSIENT, Delivery.LATEST)
+        groups = [tuple(group) for _, group in groupby(self._take_collected(), _address)]
+        for group in groups:
+            self._hand_out(group, is_tick_over=len(groups) == 1)
+
+    def _take_collected(self) -> list[Event]:
+        events, self._collected = self._collected, []
+        return events
+
+    def _hand_out(self, events: Sequence[Event], *, is_tick_over: bool) -> None:
+        """Give events of one address to its connections: written at once where nothing else is due in this tick."""
+        first = events[0]
+        entitled = self._entitled(first, self._receivers(first))
+        frames = [event.frame() for event in events]
+        is_droppable = first.spec.delivery in (Delivery.TRANSIENT, Delivery.LATEST)
         delivered = 0
-        for connection in self._entitled(event, receivers):
-            delivered += connection.push_frame(frame, is_droppable=is_droppable)
+        joined = b"".join(frames) if len(frames) > 1 else frames[0]
+        can_write = is_tick_over and len(joined) <= self._join_bytes
+        for connection in entitled:
+            if can_write and connection.write_now(joined):
+                delivered += len(frames)
+            else:
+                for frame in frames:
+                    delivered += connection.push_frame(frame, is_droppable=is_droppable)
         metrics.EVENTS_DELIVERED.inc(delivered)
 
     def push_raw(self, user_id: str, organization_id: str, message: Mapping[str, Any]) -> None:
@@ -107,6 +148,7 @@ class Hub:
 
         The user is of that organization, or a superuser.
         """
+        self.settle()
         frame = text_frame(orjson.dumps(message))
         for connection in self.of_user(user_id):
             if connection.principal.organization_id == organization_id or connection.principal.is_superuser:
@@ -144,21 +186,25 @@ class Hub:
         return everything | of_subject if of_subject else everything
 
     @staticmethod
-    def _entitled(event: Event, receivers: Iterable[Connection]) -> Iterator[Connection]:
-        """Yield those of the receivers that may have the event with their present rights."""
+    def _entitled(event: Event, receivers: Iterable[Connection]) -> list[Connection]:
+        """Return those of the receivers that may have the event with their present rights."""
         needed = sight_needed(event.spec)
         user_id, organization_id = event.user_id, event.organization_id
         if user_id is not None or event.session_id is not None:
             # Addressed to this very user; a move to another organization is told in the new one's stream.
-            for connection in receivers:
-                if connection.sight >= needed and user_id in (None, connection.principal.user_id):
-                    yield connection
-            return
-        for connection in receivers:
-            if connection.sight >= needed and (
-                organization_id is None or connection.organization_id == organization_id or connection.is_superuser
-            ):
-                yield connection
+            return [each for each in receivers if each.sight >= needed and user_id in (None, each.principal.user_id)]
+        if organization_id is None:
+            return [each for each in receivers if each.sight >= needed]
+        return [
+            each
+            for each in receivers
+            if each.sight >= needed and (each.organization_id == organization_id or each.is_superuser)
+        ]
+
+
+def _address(event: Event) -> tuple[object, ...]:
+    """Return what decides who gets an event: events alike in this go to the same connections."""
+    return event.spec.name, event.organization_id, event.subject, event.user_id, event.session_id, event.connection_id
 
 
 def _discard(index: dict[K, set[Connection]], key: K, connection: Connection) -> None:

@@ -133,6 +133,7 @@ class _Session:
             self._outlet,
             self._endpoint.budget,
             self._endpoint.flusher.add,
+            self._endpoint.hub.settle,
             address=self._address,
             client=self._websocket.headers.get("user-agent"),
         )

@@ -59,11 +59,15 @@ def principal(organization_id: str = "org", user_id: str = "user", **changes: ob
 
 
 def connect(
-    flusher: Flusher, who: Principal | None = None, *, is_greeted: bool = True
+    flusher: Flusher,
+    who: Principal | None = None,
+    *,
+    is_greeted: bool = True,
+    settle: Callable[[], None] = lambda: None,
 ) -> tuple[Connection, HandOutlet]:
     """A connection with such an outlet; greeted with `hello` unless told otherwise."""
     outlet = HandOutlet()
-    connection = Connection(who or principal(), outlet, BUDGET, flusher.add)
+    connection = Connection(who or principal(), outlet, BUDGET, flusher.add, settle)
     if is_greeted:
         connection.greet("hello")
         connection.flush({})

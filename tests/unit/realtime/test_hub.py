@@ -1,6 +1,7 @@
 """Who gets an event: topic, tenant, user, session, role; and that it is framed once."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from backend.app.realtime.connection import Connection, Topic
 from backend.app.realtime.event import Event, new_event
 from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.hub import Hub
+from backend.app.schemas.messages import CloseCode
 from backend.app.schemas.roles import Role
 from backend.app.schemas.websocket_events import CORE_EVENTS
-from tests.unit.realtime.outlets import HandOutlet, connect, principal
+from tests.unit.realtime.outlets import BUDGET, HandOutlet, connect, principal
 
 SPECS = {spec.name: spec for spec in CORE_EVENTS}
 STATUS = "DEPLOYMENT_STATUS_CHANGED"
@@ -26,11 +28,11 @@ class World:
     """A hub and the connections on it."""
 
     def __init__(self) -> None:
-        self.hub = Hub()
         self.flusher = Flusher()
+        self.hub = Hub(self.flusher, BUDGET.high_water_bytes)
 
     def add(self, *topics: Topic, **who: Any) -> tuple[Connection, HandOutlet]:
-        connection, outlet = connect(self.flusher, principal(**who))
+        connection, outlet = connect(self.flusher, principal(**who), settle=self.hub.settle)
         self.hub.add(connection)
         self.hub.subscribe(connection, topics)
         return connection, outlet
@@ -116,3 +118,68 @@ async def test_a_removed_connection_leaves_nothing_behind(world: World) -> None:
     assert not connection.topics
     assert world.hub.of_user("user") == ()
     assert world.hub.of_session("s1") == ()
+
+
+async def test_events_of_one_topic_in_one_tick_are_joined_once_for_all(world: World) -> None:
+    """Everything due in one write; those owed the same frames share one bytes object."""
+    outlets = [world.add(Topic("org", STATUS))[1] for _ in range(3)]
+    await world.deliver(*(event(subject="d1") for _ in range(3)))
+    assert [len(outlet.writes) for outlet in outlets] == [1, 1, 1]
+    assert len({id(outlet.writes[0]) for outlet in outlets}) == 1
+    assert len(outlets[0].texts) == 3
+
+
+async def test_events_of_several_topics_in_one_tick_are_still_one_write(world: World) -> None:
+    """Who is owed more than one topic's events gets them in the order in which they were committed."""
+    _, everything = world.add(Topic("org", STATUS), Topic("org", "CUSTOM_EVENT"))
+    _, one = world.add(Topic("org", "CUSTOM_EVENT"))
+    await world.deliver(event(), event(kind="CUSTOM_EVENT"), event())
+    types = [json.loads(text)["type"] for text in everything.texts]
+    assert types == [STATUS, "CUSTOM_EVENT", STATUS]
+    assert (len(everything.writes), len(one.writes)) == (1, 1)
+
+
+async def test_a_reply_comes_after_the_events_that_were_delivered_before_it(world: World) -> None:
+    """What is handed out at the end of the tick keeps its place before what is pushed later in the tick."""
+    connection, outlet = world.add(Topic("org", STATUS))
+    world.hub.deliver(event())
+    connection.push('{"type": "subscribed"}')
+    world.hub.deliver(event())
+    await asyncio.sleep(0)
+    assert [json.loads(text)["type"] for text in outlet.texts] == [STATUS, "subscribed", STATUS]
+    assert len(outlet.writes) == 1
+
+
+async def test_a_subscription_gets_nothing_from_before_it(world: World) -> None:
+    """A later `subscribe` starts at the head; `unsubscribe` still gets what was delivered before it."""
+    early, first = world.add(Topic("org", STATUS))
+    late, second = world.add()
+    world.hub.deliver(event())
+    world.hub.subscribe(late, [Topic("org", STATUS)])
+    world.hub.unsubscribe(early, [Topic("org", STATUS)])
+    world.hub.deliver(event())
+    await asyncio.sleep(0)
+    assert (len(first.texts), len(second.texts)) == (1, 1)
+
+
+async def test_a_close_comes_after_what_was_delivered_before_it(world: World) -> None:
+    """A socket still gets the event that ends it, and nothing after it."""
+    connection, outlet = world.add(Topic("org", STATUS))
+    world.hub.deliver(event())
+    connection.close(CloseCode.ACCESS_REVOKED, "logged out")
+    world.hub.deliver(event())
+    await asyncio.sleep(0)
+    assert len(outlet.texts) == 1
+    assert outlet.closed is not None
+
+
+async def test_a_slow_reader_among_fast_ones_keeps_its_own_budget(world: World) -> None:
+    """No client can hurt another: who takes nothing queues up alone, the others are written at once."""
+    slow, held = world.add(Topic("org", STATUS))
+    _, fast = world.add(Topic("org", STATUS))
+    held.is_taking = False
+    for _ in range(30):
+        await world.deliver(event())
+    assert len(fast.texts) == 30
+    assert slow.close_code is CloseCode.WRITE_STALLED
+    assert len(held.texts) < 30
