@@ -118,7 +118,23 @@ class Settings(BaseSettings):
         0.005, description="While reads of sessions follow one another, each waits so long for more callers."
     )
     session_read_group: Count = Field(500, description="Most sessions that one read of the database looks up.")
-    shutdown_seconds: Seconds = Field(10, description="Longest orderly shutdown of the server.")
+
+    # The end
+    drain_seconds: Seconds = Field(30, description="Longest shutdown of `serve`, whatever clients and plugins do.")
+    drain_notice_seconds: float = Field(
+        0, ge=0, description="`/readyz` says 503 for so long before sockets close: what a load balancer needs."
+    )
+    drain_batch: Count = Field(50, description="Sockets that a stopping server closes at once.")
+    drain_pause_seconds: Seconds = Field(
+        0.1, description="Mean pause between two such batches; never above 25 s in all."
+    )
+    reconnect_after_seconds: float = Field(1, ge=0, description="Least `retryAfterMs` of a stopping server.")
+    reconnect_spacing_seconds: float = Field(
+        0.005,
+        ge=0,
+        description="`retryAfterMs` is spread over this for each socket: what a login costs the next server.",
+    )
+    reconnect_window_max_seconds: float = Field(20, ge=0, description="Longest time over which it is spread.")
 
     # Events and deployments
     gap_seconds: Seconds = Field(0.5, description="How long an event may be missing before the log is read for it.")

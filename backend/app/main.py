@@ -60,6 +60,7 @@ from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.discovery import discover
 from backend.app.websocket.dispatcher import Dispatcher
+from backend.app.websocket.drain import Drain
 from backend.app.websocket.endpoint import Endpoint
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.liveness import LivenessRules
@@ -84,6 +85,7 @@ class WindFlow:
         self.settings = settings or Settings()
         self.router = _router(self)
         self._endpoint: Endpoint | None = None
+        self._drain: Drain | None = None
         self.first_admin: FirstAdmin | None = None
         """Set while the server runs, if this start made the first administrator."""
 
@@ -98,9 +100,12 @@ class WindFlow:
         return wrapped
 
     async def serve_socket(self, websocket: WebSocket) -> None:
-        """Serve one socket; refused before the start and after the stop."""
-        if self._endpoint is None:
+        """Serve one socket; refused before the start and after the stop, turned away while draining."""
+        if self._endpoint is None or self._drain is None:
             await websocket.close()
+            return
+        if self._drain.is_draining:
+            await self._drain.turn_away(websocket)
             return
         await self._endpoint.serve(websocket)
 
@@ -119,13 +124,15 @@ class WindFlow:
             app.state.first_admin = self.first_admin
             stack.callback(setattr, self, "_endpoint", None)
             yield services
-            services.draining.append("shutting down")
+            # `windflow serve` has drained by now, and this finds nothing to do; another server has not.
+            await services.drain.run(settings.drain_seconds / 2)
 
     async def _start(self, stack: AsyncExitStack) -> Services:
         settings, node, flusher = self.settings, new_id(), Flusher()
         # What is written without a look at each budget must fit into every one of them.
         join_bytes = min(settings.socket_high_water_bytes, settings.outbound_bytes - settings.socket_high_water_bytes)
-        hub = Hub(flusher, join_bytes)
+        hub, admission = Hub(flusher, join_bytes), Admission(settings)
+        self._drain = drain = Drain(settings, hub, lambda: admission.authenticated)
         catalogue = plugin_manager.catalogue
         bus = Bus(db, catalogue, settings.gap_seconds)
         await db.connect(settings, write_hooks(node, bus.hand_on))
@@ -133,7 +140,7 @@ class WindFlow:
         self.first_admin = await first_start(db, settings)
         await bus.start()
         stack.push_async_callback(bus.stop)
-        services = self._services(settings, node, hub, bus, catalogue)
+        services = self._services(settings, node, hub, bus, catalogue, drain)
         contexts = Contexts(settings, db, services.events)
         access = Access(hub, services.sessions, catalogue)
         dispatcher = Dispatcher(plugin_manager, contexts, settings.plugin_queue)
@@ -142,12 +149,17 @@ class WindFlow:
         stack.push_async_callback(access.stop)
         await self._start_plugins(stack, contexts, dispatcher)
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
-        self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts)
+        self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts, admission)
         return services
 
     @staticmethod
     async def _start_endpoint(
-        stack: AsyncExitStack, services: Services, bus: Bus, flusher: Flusher, contexts: Contexts
+        stack: AsyncExitStack,
+        services: Services,
+        bus: Bus,
+        flusher: Flusher,
+        contexts: Contexts,
+        admission: Admission,
     ) -> Endpoint:
         settings, hub, sessions = services.settings, services.hub, services.sessions
         heartbeat = Heartbeat(
@@ -188,13 +200,15 @@ class WindFlow:
             ),
             contexts=contexts,
             plugins=plugin_manager,
-            admission=Admission(settings),
+            admission=admission,
             heartbeat=heartbeat,
             connect_records=records,
         )  # fmt: skip
 
     @staticmethod
-    def _services(settings: Settings, node: str, hub: Hub, bus: Bus, catalogue: EventCatalogue) -> Services:
+    def _services(
+        settings: Settings, node: str, hub: Hub, bus: Bus, catalogue: EventCatalogue, drain: Drain
+    ) -> Services:
         sessions = Sessions(db, settings, catalogue, load_or_create_secret(settings))
         deployments_ = Deployments(db, settings, catalogue)
         notifications_ = Notifications(db, settings, catalogue)
@@ -211,6 +225,7 @@ class WindFlow:
             events=Events(db, settings, catalogue, bus.hand_on, deployments_, notifications_, hub.push_raw),
             plugins=plugin_manager,
             hub=hub,
+            drain=drain,
         )
 
     async def _start_plugins(self, stack: AsyncExitStack, contexts: Contexts, dispatcher: Dispatcher) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import uuid
 from pathlib import Path
 
@@ -62,10 +63,23 @@ async def test_an_event_has_the_printed_shape(docs_server: DocsServer) -> None:
 
 async def test_an_error_has_the_printed_shape(docs_server: DocsServer) -> None:
     """`details` names each broken rule by field."""
-    (printed,) = [json.loads(block.text) for block in blocks(PAGE, "json") if '"WEBSOCKET_ERROR"' in block.text]
+    (printed,) = [json.loads(block.text) for block in blocks(PAGE, "json") if '"invalid_message"' in block.text]
     async with open_socket(docs_server.process.socket_url, docs_server.people.tokens["olga"]) as socket:
         await socket.send("subscribe", {}, id=7)
         assert unlike({**printed, "timestamp": "…"}, await socket.receive()) is None
+
+
+async def test_a_server_that_stops_says_so_in_the_printed_words(tmp_path: Path) -> None:
+    """A server that stops tells each socket when to come back, and closes it with 1012."""
+    (printed,) = [json.loads(block.text) for block in blocks(PAGE, "json") if '"server_restarting"' in block.text]
+    async with server_process(tmp_path) as server, open_socket(server.socket_url, await server.login()) as socket:
+        server.process.send_signal(signal.SIGTERM)
+        received = await socket.receive()
+        assert (await socket.closed())[0] == 1012
+    details = received["data"]["details"]
+    assert details["retryAfterMs"] >= 1000
+    details["retryAfterMs"] = printed["data"]["details"]["retryAfterMs"]
+    assert unlike({**printed, "timestamp": "…"}, received) is None
 
 
 async def test_what_the_page_calls_not_offered_is_answered_unsupported(docs_server: DocsServer) -> None:

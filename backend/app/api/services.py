@@ -3,7 +3,7 @@
 It hangs on `app.state.services`. Everything in it is given its collaborators when it is made.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +20,7 @@ from backend.app.operations.users import Users
 from backend.app.realtime import event_log
 from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
+from backend.app.websocket.drain import Drain
 from backend.app.websocket.plugin import WebSocketPluginManager
 
 
@@ -39,8 +40,7 @@ class Services:
     events: Events
     plugins: WebSocketPluginManager
     hub: Hub
-    draining: list[str] = field(default_factory=list)
-    """Why this server is not ready, from the start of its shutdown on."""
+    drain: Drain
 
     async def positions(self, organization_id: str) -> dict[str, Any]:
         """Return where an organization's stream stands, for answers that read no rows beside it."""

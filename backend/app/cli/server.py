@@ -1,13 +1,11 @@
-"""Runs the application with uvicorn: the listening socket, the banner, and a failed start in one line.
+"""Runs the application with uvicorn: from the first signal that is taken to the exit status.
 
-Called by `windflow serve` only. The socket is bound here, before anything else, so that the
-printed port is the real one and a taken port costs nothing.
+Called by `windflow serve` only. The socket is bound before anything else, so that the printed
+port is the real one; a start that fails is told in one line.
 """
 
-import errno
 import json
 import logging
-import math
 import os
 import shutil
 import socket
@@ -21,12 +19,13 @@ import uvicorn
 
 from backend.app.cli.collector import tune_collector
 from backend.app.cli.failures import FAILED, describe
+from backend.app.cli.listener import BACKLOG, bind
 from backend.app.cli.output import Output
+from backend.app.cli.stop_signals import StopSignals
 from backend.app.config import Settings
 
 FALLBACK_PORTS = 100
 """How many further ports `--port-fallback` tries."""
-BACKLOG = 2048
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -34,10 +33,20 @@ Application = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 def run_server(settings: Settings, output: Output, *, with_port_fallback: bool, is_verbose: bool = False) -> int:
-    """Serve until SIGINT or SIGTERM, which both end in an orderly shutdown and status 0; a failed start is 1."""
+    """Serve until SIGINT or SIGTERM: both end in an orderly shutdown and status 0; a failed start is 1.
+
+    A second signal ends the process at once, with status 128 + its number.
+    """
     from backend.app.logs import configure_logging
 
     configure_logging(settings)
+    with StopSignals(settings.drain_seconds) as signals:
+        return _listen(settings, output, signals, with_port_fallback=with_port_fallback, is_verbose=is_verbose)
+
+
+def _listen(
+    settings: Settings, output: Output, signals: StopSignals, *, with_port_fallback: bool, is_verbose: bool
+) -> int:
     try:
         listener = bind(settings.host, settings.port, further_ports=FALLBACK_PORTS if with_port_fallback else 0)
     except OSError as error:
@@ -48,34 +57,7 @@ def run_server(settings: Settings, output: Output, *, with_port_fallback: bool, 
         if settings.port not in (0, port):
             output.say(f"Port {settings.port} is taken; using {port}.")
         settings = settings.model_copy(update={"port": port})
-        return _serve(settings, listener, output, is_verbose)
-
-
-def bind(host: str, port: int, *, further_ports: int = 0) -> socket.socket:
-    """Return a listening socket on the port or, where that is taken, on one of the next `further_ports`.
-
-    Raises OSError when there is none, or the address is not of this machine.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    for candidate in range(port, min(port + further_ports, 65535) + 1):
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
-            listener.bind((address[0], candidate, *address[2:]))
-            # Listening at once: with SO_REUSEADDR two sockets may bind one port, but only one may listen.
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE or candidate >= min(port + further_ports, 65535):
-                raise
-        else:
-            listener.set_inheritable(False)
-            return listener
-    raise OSError(errno.EADDRINUSE, "no free port")
+        return _serve(settings, listener, output, signals, is_verbose)
 
 
 def server_address(settings: Settings) -> str:
@@ -139,45 +121,39 @@ class StartWatch:
             raise
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server that says when it is ready, and ends with status 0 when it was told to."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
-        await super()._serve(sockets)
-        # uvicorn raises the signal again to end by it; an orderly shutdown is a success here.
-        self._captured_signals.clear()
-
-
-def _serve(settings: Settings, listener: socket.socket, output: Output, is_verbose: bool) -> int:
+def _serve(settings: Settings, listener: socket.socket, output: Output, signals: StopSignals, is_verbose: bool) -> int:
+    from backend.app.cli.draining_server import DrainingServer
     from backend.app.main import create_app
-    from backend.app.websocket.frame_protocol import frame_protocol
 
     try:
         app = create_app(settings)
     except Exception as error:  # noqa: BLE001 - a start that fails, for whatever reason, is told in one line
         return _failed(error, output, is_verbose)
     watch = StartWatch(app)
+    server = DrainingServer(
+        _uvicorn_config(watch, settings),
+        settings,
+        signals,
+        find_drain=lambda: app.state.services.drain,
+        on_ready=lambda: _tell_ready(settings, output, getattr(app.state, "first_admin", None)),
+    )
+    log_filter = _without_startup_failure
+    logging.getLogger("uvicorn.error").addFilter(log_filter)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        # How uvicorn ends when the application did not start.
+        return _failed(watch.failure, output, is_verbose)
+    finally:
+        logging.getLogger("uvicorn.error").removeFilter(log_filter)
+    return 0
 
-    def on_ready() -> None:
-        tune_collector()
-        first_admin = getattr(app.state, "first_admin", None)
-        if output.is_json:
-            admin = {"username": first_admin.username, "password": first_admin.password} if first_admin else None
-            print(json.dumps({"url": server_address(settings), "firstAdmin": admin}), flush=True)
-        else:
-            print(banner(settings, first_admin), flush=True)
 
-    config = uvicorn.Config(
-        watch,
+def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:
+    from backend.app.websocket.frame_protocol import frame_protocol
+
+    return uvicorn.Config(
+        application,
         interface="asgi3",
         lifespan="on",
         ws=frame_protocol(settings),
@@ -191,19 +167,16 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, is_verbo
         proxy_headers=False,
         root_path=settings.root_path,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
-    server = _Server(config, on_ready)
-    log_filter = _without_startup_failure
-    logging.getLogger("uvicorn.error").addFilter(log_filter)
-    try:
-        server.run(sockets=[listener])
-    except SystemExit:
-        # How uvicorn ends when the application did not start.
-        return _failed(watch.failure, output, is_verbose)
-    finally:
-        logging.getLogger("uvicorn.error").removeFilter(log_filter)
-    return 0
+
+
+def _tell_ready(settings: Settings, output: Output, first_admin: Any) -> None:
+    tune_collector()
+    if output.is_json:
+        admin = {"username": first_admin.username, "password": first_admin.password} if first_admin else None
+        print(json.dumps({"url": server_address(settings), "firstAdmin": admin}), flush=True)
+    else:
+        print(banner(settings, first_admin), flush=True)
 
 
 def _without_startup_failure(record: logging.LogRecord) -> bool:

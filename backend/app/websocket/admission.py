@@ -67,6 +67,11 @@ class Admission:
         self._by_address: Counter[str] = Counter()
         self._by_user: Counter[str] = Counter()
 
+    @property
+    def authenticated(self) -> int:
+        """How many sockets are served that have authenticated, from then to the end of their clean-up."""
+        return self._open - self._unauthenticated
+
     def check_request(self, websocket: WebSocket) -> None:
         """Raise why the upgrade must be refused: a foreign origin, or a secret in the address."""
         # The parameters are parsed only where there are any: every connect of a restart comes this way.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from backend.app.cli.server import banner, bind, server_address
+from backend.app.cli.listener import bind
+from backend.app.cli.server import banner, server_address
 from backend.app.config import Settings
 
 

@@ -58,7 +58,7 @@ async def livez() -> PlainTextResponse:
 @root_router.get("/readyz", dependencies=[Depends(Public())], responses={503: {"description": "Not ready: reasons"}})
 async def readyz(services: UseServices) -> JSONResponse:
     """Answer 200 when requests can be served, else 503 with the reasons."""
-    reasons = list(services.draining)
+    reasons = ["draining"] if services.drain.is_draining else []
     try:
         async with services.db.session() as session:
             await session.execute(text("SELECT 1"))
