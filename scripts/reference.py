@@ -64,7 +64,8 @@ def settings_page() -> str:
     schema = Settings.model_json_schema()
     rows = []
     for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+        # What is computed depends on the machine: the description says how.
+        default = field.get_default(call_default_factory=False)
         shown = "" if default in (None, "", []) else code(literal(default))
         values = words(schema["properties"][name], schema.get("$defs", {})).removesuffix(" or null")
         rows.append((code(f"{PREFIX}{name.upper()}"), shown, values, field.description or ""))

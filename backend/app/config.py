@@ -7,6 +7,7 @@ the composition root reads the environment.
 
 import difflib
 import os
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,30 @@ CLIENT_NAMES = ("SERVER_URL", "TOKEN", "CONFIG_DIR")
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Names = Annotated[list[str], NoDecode]
+
+_UNLIMITED = 65_536
+_OWN_DESCRIPTORS = 48
+"""What a server opens beside its connections, SQLite and its readers included, with room for plugins."""
+
+
+def descriptor_limit() -> int:
+    """Return how many file descriptors this process may have; a usual number where nothing limits them."""
+    if sys.platform == "win32":
+        return _UNLIMITED
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
+def _connections_by_default() -> int:
+    """Leave a tenth of the descriptors, and never less than files, database and loop need."""
+    limit = descriptor_limit()
+    return max(1, limit - max(_OWN_DESCRIPTORS, limit // 10))
+
+
+def _sockets_by_default() -> int:
+    return max(1, min(descriptor_limit() * 4 // 5, _connections_by_default()))
 
 
 class Settings(BaseSettings):
@@ -78,6 +103,19 @@ class Settings(BaseSettings):
     password_min_length: Count = Field(10, description="Fewest characters of a new password.")
 
     # HTTP
+    http_header_timeout_seconds: Seconds = Field(10, description="Time for the head of a request.")
+    http_header_bytes: Count = Field(32_768, description="Largest head of a request (bytes); above: 431.")
+    http_max_headers: Count = Field(128, le=128, description="Most headers of a request; above: 431.")
+    http_body_stall_seconds: Seconds = Field(20, description="Longest pause within a request's body.")
+    http_body_timeout_seconds: Seconds = Field(600, description="Time for a whole request body, however it trickles.")
+    http_response_stall_seconds: Seconds = Field(120, description="A client that takes no byte of its answer is cut.")
+    tcp_user_timeout_seconds: Seconds = Field(
+        150, description="The kernel frees a peer that vanished (Linux); above every limit for a slow reader."
+    )
+    max_tcp_connections: Count = Field(
+        default_factory=_connections_by_default,
+        description="Connections of any kind. Default: the file descriptors but a tenth (at least 48) for the rest.",
+    )
     request_bytes: Count = Field(8_388_608, description="Largest request body (bytes).")
     idempotency_seconds: Seconds = Field(86_400, description="How long an Idempotency-Key is remembered.")
     page_limit: Count = Field(200, description="Most items of one list answer.")
@@ -97,7 +135,10 @@ class Settings(BaseSettings):
     max_message_bytes: Count = Field(65_536, description="Largest message of a client (bytes).")
     max_fragments: Count = Field(64, description="Most fragments of one message.")
     max_json_depth: Count = Field(64, description="Deepest nesting of a client's JSON.")
-    max_connections: Count = Field(1_000, description="Sockets of this process.")
+    max_connections: Count = Field(
+        default_factory=_sockets_by_default,
+        description="Sockets of this process. Default: 80 % of the file descriptors (`ulimit -n`).",
+    )
     max_connections_per_user: Count = Field(20, description="Sockets of one user.")
     max_unauthenticated: Count = Field(256, description="Sockets in the authentication phase.")
     max_unauthenticated_per_address: Count = Field(16, description="The same from one address.")

@@ -1,7 +1,8 @@
 """How the server logs: one JSON object per line on stderr, or text for people.
 
 JSON has `timestamp` in seconds with `Z`, `level`, `message`, then the extras of the record, as
-plugins' documentation prints it. Tokens in addresses are cut out, whoever logs them.
+plugins' documentation prints it. Invariant: no line shows a secret of an address or a header,
+whoever logs it, be it in the message, an extra or a traceback.
 """
 
 import logging
@@ -15,8 +16,21 @@ from pythonjsonlogger.json import JsonFormatter
 
 from backend.app.config import Settings
 
-_SECRETS = re.compile(r"((?:token|access_token|ticket|password|refreshToken)=)[^\s&\"']+", re.IGNORECASE)
+_NAMED = re.compile(
+    r"""((?:\b|_)(?:token|ticket|password|refreshToken|secret|api_key|jwt|auth|authorization)=)[^\s&"'\\#]+""",
+    re.IGNORECASE,
+)
+_TOKENS = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*|\bwf_[\w-]{16,}")
+"""An access token or API token, wherever it stands."""
+_UPGRADES = re.compile(r"""("WebSocket [^?"\\]*\?)[^"\\]*""")
+"""uvicorn's lines about upgrades: their whole query is cut, for a name in it may be spelt in a hidden way."""
 _NOT_EXTRAS = frozenset(RESERVED_ATTRS) | {"color_message", "message"}
+
+
+def redact(line: str) -> str:
+    """Return a line without the secrets in it."""
+    line = _NAMED.sub(r"\1[redacted]", line)
+    return _UPGRADES.sub(r"\1[redacted]", _TOKENS.sub("[redacted]", line))
 
 
 class _Json(JsonFormatter):
@@ -24,6 +38,9 @@ class _Json(JsonFormatter):
 
     def __init__(self) -> None:
         super().__init__("%(message)s", json_ensure_ascii=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         moment = datetime.fromtimestamp(record.created, UTC)
@@ -41,6 +58,9 @@ class _Text(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         extras = {key: value for key, value in vars(record).items() if key not in _NOT_EXTRAS}
         tail = "".join(f" {key}={value}" for key, value in extras.items() if value is not None)
@@ -48,22 +68,10 @@ class _Text(logging.Formatter):
         return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
-class Redaction(logging.Filter):
-    """Cuts secrets out of what is logged."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        redacted = _SECRETS.sub(r"\1[redacted]", text)
-        if redacted != text:
-            record.msg, record.args = redacted, ()
-        return True
-
-
 def configure_logging(settings: Settings) -> None:
     """Send every log record of this process to stderr in the chosen format. Replaces what was configured before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
-    handler.addFilter(Redaction())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

@@ -46,6 +46,10 @@ REQUESTS = Counter(
     "windflow_http_requests", "HTTP requests, by route, method and status.", ["route", "method", "status"],
     registry=REGISTRY,
 )  # fmt: skip
+HTTP_CUT = Counter(
+    "windflow_http_connections_cut", "HTTP connections that were refused or cut, by reason.", ["reason"],
+    registry=REGISTRY,
+)  # fmt: skip
 REQUEST_SECONDS = Histogram("windflow_http_request_seconds", "Duration of HTTP requests.", ["route"], registry=REGISTRY)
 LOGINS = Counter("windflow_logins", "Logins, by outcome.", ["outcome"], registry=REGISTRY)
 LEASES_LAPSED = Counter("windflow_leases_lapsed", "Deployments whose runner was lost.", registry=REGISTRY)

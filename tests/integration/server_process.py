@@ -63,16 +63,22 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def server_process(folder: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[ServerProcess]:
-    """Run a server in a folder of its own; `settings` are WINDFLOW_ names without the prefix."""
+async def server_process(
+    folder: Path, settings: Mapping[str, str] | None = None, *, descriptors: int | None = None
+) -> AsyncIterator[ServerProcess]:
+    """Run a server in a folder of its own; `settings` are WINDFLOW_ names without the prefix.
+
+    `descriptors` is the hard limit of its file descriptors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDFLOW_")}
     given = {"ADMIN_PASSWORD": PASSWORD, "DATA_DIR": str(folder / "data"), "LOG_FORMAT": "json", **(settings or {})}
     environment |= {f"WINDFLOW_{name}": value for name, value in given.items()}
     with log.open("ab") as sink:
+        limit = ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh") if descriptors else ()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "from backend.app.cli import main; main()", "--json", "serve", "--port", "0",
+            *limit, sys.executable, "-c", "from backend.app.cli import main; main()", "--json", "serve", "--port", "0",
             cwd=folder, env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=sink,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import httpx
 import pytest
 
 from tests.integration.cli_process import Person, Running
+from tests.integration.metrics_page import metric
 from tests.integration.raw_http import Raw, raw
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 from tests.integration.sockets import Socket, open_socket
 from tests.proving import amount, measured
+from tests.waiting import eventually
 
 MANY = {
     "MAX_CONNECTIONS": "2000",
@@ -26,13 +28,6 @@ MANY = {
     "OUTBOUND_BYTES": "50000000",
 }
 PATIENCE_SECONDS = 60.0
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await condition():  # noqa: ASYNC110 - another process says so
-            await asyncio.sleep(0.02)
 
 
 async def end(server: ServerProcess) -> int:
@@ -69,9 +64,7 @@ async def stuck_client(server: ServerProcess, token: str) -> AsyncIterator[Raw]:
             line += 1
             body = {"firstLine": line, "lines": [{"text": "x" * 500_000}]}
             assert (await rest.post(f"/deployments/{deployment}/logs", json=body)).status_code == 200
-            text = (await httpx.AsyncClient.get(rest, f"{server.url}/metrics")).text
-            value = next(row for row in text.splitlines() if row.startswith("windflow_connection_queued_bytes "))
-            return float(value.split()[1]) > 100_000
+            return await metric(server.url, "windflow_connection_queued_bytes") > 100_000
 
         await eventually(something_waits)
         yield client

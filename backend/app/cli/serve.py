@@ -33,9 +33,11 @@ def serve(
 
     Every other setting comes from WINDFLOW_… variables or windflow.toml. Logs go to stderr.
     """
+    from backend.app.cli.descriptors import raise_descriptor_limit
     from backend.app.cli.server import run_server
     from backend.app.config import Settings
 
+    raise_descriptor_limit()
     given: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir, "log_format": log_format}
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     return run_server(settings, cli.output, with_port_fallback=port_fallback, is_verbose=cli.options.is_verbose)

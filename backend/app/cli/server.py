@@ -18,8 +18,9 @@ from typing import Any
 import uvicorn
 
 from backend.app.cli.collector import tune_collector
+from backend.app.cli.descriptors import log_limits
 from backend.app.cli.failures import FAILED, describe
-from backend.app.cli.listener import BACKLOG, bind
+from backend.app.cli.listener import BACKLOG, bind, free_vanished_peers
 from backend.app.cli.output import Output
 from backend.app.cli.stop_signals import StopSignals
 from backend.app.config import Settings
@@ -49,6 +50,7 @@ def _listen(
 ) -> int:
     try:
         listener = bind(settings.host, settings.port, further_ports=FALLBACK_PORTS if with_port_fallback else 0)
+        free_vanished_peers(listener, settings.tcp_user_timeout_seconds)
     except OSError as error:
         output.warn(f"cannot listen on {settings.host}:{settings.port}: {describe(error)}")
         return FAILED
@@ -125,6 +127,7 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, signals:
     from backend.app.cli.draining_server import DrainingServer
     from backend.app.main import create_app
 
+    log_limits(settings)
     try:
         app = create_app(settings)
     except Exception as error:  # noqa: BLE001 - a start that fails, for whatever reason, is told in one line
@@ -151,11 +154,13 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, signals:
 
 def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:
     from backend.app.websocket.frame_protocol import frame_protocol
+    from backend.app.websocket.http_protocol import http_protocol
 
     return uvicorn.Config(
         application,
         interface="asgi3",
         lifespan="on",
+        http=http_protocol(settings),
         ws=frame_protocol(settings),
         # Sizes, pings and time-outs are the protocol class's own.
         ws_ping_interval=None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from backend.app.cli.listener import bind
+from backend.app.cli.listener import bind, free_vanished_peers
 from backend.app.cli.server import banner, server_address
 from backend.app.config import Settings
 
@@ -34,6 +34,17 @@ def test_a_taken_port_is_an_error() -> None:
         assert raised.value.errno == errno.EADDRINUSE
         with bind("127.0.0.1", port, further_ports=50) as second:
             assert port < second.getsockname()[1] <= port + 50
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has TCP_USER_TIMEOUT")
+def test_accepted_connections_inherit_the_kernel_timeout() -> None:
+    """A vanished peer is freed by the kernel: TCP_USER_TIMEOUT of the listening socket holds for what it accepts."""
+    with bind("127.0.0.1", 0) as listener:
+        free_vanished_peers(listener, 1.5)
+        with socket.create_connection(listener.getsockname(), timeout=5):
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
 
 
 def test_an_address_of_another_machine_is_an_error() -> None:
