@@ -234,6 +234,7 @@ class WindFlow:
         plugin_manager.configure(self.settings)
         discover(plugin_manager, self.settings)
         stack.callback(default_plugins.attach(plugin_manager))
+        stack.callback(plugin_manager.on_unregistered(dispatcher.forget))
         stack.callback(self._unregister_all_but, before)
         stack.push_async_callback(plugin_manager.shutdown_all)
         stack.push_async_callback(dispatcher.stop, self.settings.plugin_timeout_seconds)
@@ -242,7 +243,8 @@ class WindFlow:
     @staticmethod
     def _unregister_all_but(kept: tuple[Any, ...]) -> None:
         for plugin in plugin_manager.plugins:
-            if plugin not in kept:
+            # By identity: plugin code decides what is equal.
+            if not any(plugin is each for each in kept):
                 plugin_manager.unregister(plugin.name)
 
     @staticmethod

@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import Protocol
 
 from backend.app.websocket import plugins as package
-from backend.app.websocket.plugin import WebSocketPlugin, WebSocketPluginManager
+from backend.app.websocket.plugin import PluginError, WebSocketPlugin, WebSocketPluginManager
 from backend.app.websocket.plugin_base import name_of
+from backend.app.websocket.plugin_checks import error_text
 from backend.app.websocket.plugin_modules import (
     import_file,
     import_module,
@@ -25,6 +26,7 @@ from backend.app.websocket.plugin_modules import (
     is_defined_in,
     is_from_file,
     line_of,
+    name_shown,
     plugin_classes,
     plugin_names_in,
 )
@@ -126,7 +128,7 @@ def discover(manager: WebSocketPluginManager, settings: PluginSettings) -> list[
     lists = _Lists(frozenset(settings.plugins_allow), frozenset(settings.plugins_deny))
     discovery = _Discovery(manager, lists)
     for plugin in tuple(package.default_plugins):
-        discovery.take(plugin, _Candidate(plugin.name, Source.DEFAULT, type(plugin).__module__, lambda: None))
+        discovery.take(plugin, _Candidate(name_shown(plugin), Source.DEFAULT, type(plugin).__module__, lambda: None))
     for candidate in (*_modules(), *discovery.folder(settings.plugins_dir), *_entry_points()):
         discovery.load(candidate)
     found = {each.name for each in discovery.found if each.outcome is not Outcome.SKIPPED}
@@ -196,12 +198,11 @@ class _Discovery:
         self.used.add(candidate.name)
         appended, registered = tuple(package.default_plugins), self._manager.plugins
         try:
-            loaded = candidate.load()
+            makers = self._makers(candidate.load(), appended, registered)
         except BaseException as error:  # noqa: BLE001 - a plugin file may raise anything, sys.exit() included
             self._roll_back(appended, registered)
-            self._fail(candidate.name, candidate, f"{type(error).__name__}: {error}", error)
+            self._fail(candidate.name, candidate, error_text(error), error)
             return
-        makers = self._makers(loaded, appended, registered)
         if not makers:
             reason = (
                 "there is no plugin in it: no subclass of WebSocketPlugin that can be made without arguments, "
@@ -212,13 +213,13 @@ class _Discovery:
             try:
                 plugin = make()
             except BaseException as error:  # noqa: BLE001 - so may a constructor
-                self._fail(name, candidate, f"{type(error).__name__}: {error}", error)
+                self._fail(name, candidate, error_text(error), error)
             else:
                 self.take(plugin, candidate)
 
     def take(self, plugin: WebSocketPlugin, candidate: _Candidate) -> None:
         """Register one plugin, unless the lists forbid it; a refusal is a failure."""
-        name = str(plugin.name)
+        name = name_shown(plugin)
         if (reason := self._lists.why_not_registered(name, candidate.name)) is not None:
             if self._manager.get(name) is plugin:
                 self._manager.unregister(name)
@@ -227,7 +228,8 @@ class _Discovery:
         try:
             self._manager.register(plugin)
         except BaseException as error:  # noqa: BLE001 - registering looks at attributes that plugin code computes
-            self._fail(name, candidate, str(error), error, plugin)
+            reason = str(error) if isinstance(error, PluginError) else error_text(error)
+            self._fail(name, candidate, reason, error, plugin)
         else:
             self._add(name, candidate, Outcome.REGISTERED)
 
@@ -242,13 +244,13 @@ class _Discovery:
             added += [plugin for plugin in self._manager.plugins if is_defined_in(type(plugin), loaded)]
         if added:
             unique = {id(plugin): plugin for plugin in added}
-            return [(plugin.name, _given(plugin)) for plugin in unique.values()]
+            return [(name_shown(plugin), _given(plugin)) for plugin in unique.values()]
         if isinstance(loaded, ModuleType):
             return [(name_of(cls.__name__), cls) for cls in plugin_classes(loaded)]
         if isinstance(loaded, type) and issubclass(loaded, WebSocketPlugin) and is_constructible(loaded):
             return [(name_of(loaded.__name__), loaded)]
         if isinstance(loaded, WebSocketPlugin):
-            return [(loaded.name, _given(loaded))]
+            return [(name_shown(loaded), _given(loaded))]
         return []
 
     def _roll_back(self, appended: Sequence[WebSocketPlugin], registered: Sequence[WebSocketPlugin]) -> None:

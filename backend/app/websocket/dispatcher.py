@@ -26,15 +26,16 @@ class _PluginQueue:
         self._contexts = contexts
         self._limit = limit
         self._lanes: dict[str, deque[Event]] = {}
+        self._gauge = metrics.PLUGIN_QUEUE.labels(plugin.name)
+        self._is_forgotten = False
         self.tasks: set[asyncio.Task[None]] = set()
-        self.waiting = 0
+        self._waiting = 0
 
     def put(self, event: Event) -> bool:
         """Take an event; False if the queue is full."""
-        if self.waiting >= self._limit:
+        if self._waiting >= self._limit:
             return False
-        self.waiting += 1
-        metrics.PLUGIN_QUEUE.labels(self._plugin.name).set(self.waiting)
+        self._count(1)
         # An event without subject has nothing to be in order with: its own id is its lane.
         key = event.subject or event.id
         lane = self._lanes.get(key)
@@ -46,6 +47,15 @@ class _PluginQueue:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return True
+
+    def drop_waiting(self) -> int:
+        """Drop what has not begun, for good, and return how much that was; what runs finishes."""
+        dropped = sum(len(lane) for lane in self._lanes.values())
+        for lane in self._lanes.values():
+            lane.clear()
+        self._gauge.set(0)
+        self._is_forgotten = True
+        return dropped
 
     async def _work_off(self, key: str) -> None:
         lane = self._lanes[key]
@@ -59,28 +69,40 @@ class _PluginQueue:
                     # The supervisor contains the plugin; this is our own failure, and the next event goes on.
                     logger.exception("dispatch failed", extra={"plugin": self._plugin.name, "event_id": event.id})
                 finally:
-                    self.waiting -= 1
-                    metrics.PLUGIN_QUEUE.labels(self._plugin.name).set(self.waiting)
+                    self._count(-1)
         finally:
-            self.waiting -= len(lane)
+            self._count(-len(lane))
             del self._lanes[key]
+
+    def _count(self, change: int) -> None:
+        self._waiting += change
+        if not self._is_forgotten:  # A plugin that replaced this one may have the gauge now.
+            self._gauge.set(self._waiting)
 
 
 class Dispatcher:
-    """Gives each event to the plugins that listen to it."""
+    """Gives each event to the plugins that listen to it, until it is stopped."""
 
     def __init__(self, manager: WebSocketPluginManager, contexts: Contexts, queue_limit: int) -> None:
         self._manager = manager
         self._contexts = contexts
         self._queue_limit = queue_limit
-        self._queues: dict[WebSocketPlugin, _PluginQueue] = {}
+        self._queues: dict[int, _PluginQueue] = {}
+        """By the plugin's identity, which its queue keeps alive: plugin code decides what is equal and has a hash."""
+        self._leaving: set[asyncio.Task[None]] = set()
+        """What runs for plugins that were let go of."""
+        self._is_stopped = False
 
     def __call__(self, event: Event) -> None:
         """Queue an event for every plugin that listens to its type."""
+        if self._is_stopped:
+            metrics.EVENTS_DROPPED.labels("plugin").inc(len(self._manager.listening(event.spec.name)))
+            return
         for plugin in self._manager.listening(event.spec.name):
-            queue = self._queues.get(plugin)
+            queue = self._queues.get(id(plugin))
             if queue is None:
-                queue = self._queues[plugin] = _PluginQueue(plugin, self._manager, self._contexts, self._queue_limit)
+                queue = _PluginQueue(plugin, self._manager, self._contexts, self._queue_limit)
+                self._queues[id(plugin)] = queue
             if not queue.put(event):
                 metrics.EVENTS_DROPPED.labels("plugin").inc()
                 logger.warning(
@@ -89,12 +111,24 @@ class Dispatcher:
                 )
 
     def forget(self, plugin: WebSocketPlugin) -> None:
-        """Let go of a plugin that was unregistered; what runs for it finishes."""
-        self._queues.pop(plugin, None)
+        """Let go of a plugin that was unregistered: what runs for it finishes, what waits is dropped and counted."""
+        queue = self._queues.pop(id(plugin), None)
+        if queue is None:
+            return
+        if (dropped := queue.drop_waiting()) > 0:
+            metrics.EVENTS_DROPPED.labels("plugin").inc(dropped)
+            logger.warning(
+                "a plugin was unregistered; %d events that waited for it are dropped",
+                dropped,
+                extra={"plugin": plugin.name},
+            )
+        # No callback on the tasks: a plugin may be unregistered from a thread.
+        self._leaving = {task for task in self._leaving if not task.done()} | queue.tasks
 
     async def stop(self, timeout_seconds: float) -> None:
-        """Wait for what runs, for a bounded time, then cancel it."""
-        tasks = [task for queue in self._queues.values() for task in queue.tasks]
+        """Take no more events; wait for what runs and waits, for a bounded time, then cancel it."""
+        self._is_stopped = True
+        tasks = [*self._leaving, *(task for queue in self._queues.values() for task in queue.tasks)]
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=timeout_seconds)

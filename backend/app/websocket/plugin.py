@@ -71,20 +71,20 @@ class WebSocketPluginManager(PluginLifecycle):
     async def _call_for(
         self, context: PluginContext, plugin: WebSocketPlugin, hook: str, event_type: str, *arguments: Any
     ) -> CallResult:
-        """Call a hook on the object that is responsible for this connection, whose clean-up waits for the end."""
+        """Call a hook on the object that is responsible for this connection; clean-up and stop wait for the end."""
         instance = self.instance_for(plugin, context)
         if instance is None:
             reason = self._why_down(plugin) or "it is not initialized on this connection"
             return CallResult(CallState.REFUSED, reason=reason)
         found = context._connection_plugins.find(plugin)
-        if found is None:
-            return await self._call(plugin, instance, hook, *arguments, event_type=event_type)
+        calls = self._standing(plugin).calls if found is None else found.calls
+        scope = None if found is None else found.scope
         running: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        found.calls.add(running)
+        calls.add(running)
         try:
-            return await self._call(plugin, instance, hook, *arguments, event_type=event_type, scope=found.scope)
+            return await self._call(plugin, instance, hook, *arguments, event_type=event_type, scope=scope)
         finally:
-            found.calls.discard(running)
+            calls.discard(running)
             running.set_result(None)
 
 

@@ -25,6 +25,14 @@ class PluginError(ValueError):
         super().__init__(f"plugin {plugin}: {argument}: {rule}")
 
 
+def error_text(error: BaseException) -> str:
+    """Return an error's type and text; one that cannot be shown has its type alone."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 - showing it runs plugin code
+        return f"{type(error).__name__} (an error that cannot be shown)"
+
+
 def check(plugin: object, known_events: Collection[str], taken_messages: Mapping[str, str]) -> WebSocketPlugin:
     """Return the plugin if it can be registered, else raise PluginError.
 

@@ -62,7 +62,7 @@ class PluginCopy:
     instance: WebSocketPlugin | None = None
     state: CopyState = CopyState.STARTING
     calls: set[asyncio.Future[None]] = field(default_factory=set)
-    """Running handlers: clean-up waits for them."""
+    """Running handlers, and `initialize` while it runs: clean-up waits for them."""
 
 
 class ConnectionPlugins:

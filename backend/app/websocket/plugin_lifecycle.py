@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from backend.app.schemas.event_spec import EventCatalogue
 from backend.app.websocket import containment
 from backend.app.websocket.plugin_base import WebSocketPlugin, is_per_connection, overrides
+from backend.app.websocket.plugin_checks import error_text
 from backend.app.websocket.plugin_context import ConnectionPlugins, CopyState, PluginContext, PluginCopy
 from backend.app.websocket.plugin_hints import assigned_in_initialize
 from backend.app.websocket.plugin_registry import PluginRegistry, Undo
@@ -45,6 +46,8 @@ class _Standing:
     """The tasks that it made for the whole process."""
     down: str | None = None
     """Why it must not be called: it is starting, or could not be started."""
+    calls: set[asyncio.Future[None]] = field(default_factory=set)
+    """Running handlers of the registered instance: its stop waits for them."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by its start or stop, so that a stop waits for the start."""
 
@@ -107,7 +110,7 @@ class PluginLifecycle(PluginRegistry):
             if self._server is not None and overrides(plugin, "startup"):
                 result = await self._call(plugin, plugin, "startup", self._server[1](plugin))
             if not result.is_ok:
-                cause = result.reason if result.exception is None else repr(result.exception)
+                cause = result.reason if result.exception is None else error_text(result.exception)
                 standing.down = f"startup {result.state}: {cause}"
                 self.list_failure(plugin.name, standing.down)
                 await self.supervisor.close_scope(plugin.name, standing.scope)
@@ -119,7 +122,10 @@ class PluginLifecycle(PluginRegistry):
             return result
 
     async def stop(self, plugin: WebSocketPlugin) -> None:
-        """Clean a plugin up on every open connection, run its `shutdown` if it was started, and end its tasks."""
+        """Clean a plugin up on every open connection, run its `shutdown` if it was started, and end its tasks.
+
+        Handlers that run are waited for; each ends within its time-out.
+        """
         standing = self._standing(plugin)
         async with standing.turn:
             copies = [
@@ -129,6 +135,8 @@ class PluginLifecycle(PluginRegistry):
                 for found in connection.take(plugin)
             ]
             await asyncio.gather(*(self._cleanup(found, context) for found, context in copies))
+            if standing.calls:
+                await asyncio.wait(tuple(standing.calls))
             if self._server is not None and standing.down is None and overrides(plugin, "shutdown"):
                 await self._call(plugin, plugin, "shutdown", self._server[1](plugin))
             await self.supervisor.close_scope(plugin.name, standing.scope)
@@ -144,7 +152,11 @@ class PluginLifecycle(PluginRegistry):
 
     def _why_down(self, plugin: WebSocketPlugin) -> str | None:
         standing = self._standings.get(id(plugin))
-        return None if standing is None else standing.down
+        if standing is not None and standing.down is not None:
+            return standing.down
+        if self._server is not None and not any(plugin is known for known in self._plugins):
+            return "it is not registered"
+        return None
 
     def _added(self, plugin: WebSocketPlugin) -> None:
         if self._server is not None:
@@ -195,6 +207,8 @@ class PluginLifecycle(PluginRegistry):
             return
         scope = containment.TaskScope(parent=self._standing(plugin).scope)
         found = PluginCopy(plugin, plugin.name, scope)
+        starting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        found.calls.add(starting)
         connection.add(found)
 
         def make() -> Awaitable[Any] | None:
@@ -207,18 +221,22 @@ class PluginLifecycle(PluginRegistry):
             result = await self.supervisor.call(
                 found.name, "initialize", make, plugin.timeout_seconds, scope=found.scope
             )
+            found.state = CopyState.READY if result.is_ok else CopyState.FAILED
         except asyncio.CancelledError:
             found.state = CopyState.FAILED
             scope.cancel()
             raise
-        found.state = CopyState.READY if result.is_ok else CopyState.FAILED
+        finally:
+            found.calls.discard(starting)
+            starting.set_result(None)
         if not result.is_ok:
             await self.supervisor.close_scope(found.name, scope)
 
     async def cleanup_all(self, context: PluginContext) -> None:
         """Run `cleanup` of every plugin that was initialized on this connection, once, in parallel; end their tasks.
 
-        Handlers of the connection that still run are waited for. A cancelled clean-up still cancels the tasks.
+        Handlers of the connection that still run, and an `initialize` that does, are waited for.
+        A cancelled clean-up still cancels the tasks.
         """
         connection = context._connection_plugins
         self._connections.discard(connection)

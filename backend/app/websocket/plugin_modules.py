@@ -62,7 +62,7 @@ def plugin_names_in(file: Path) -> set[str]:
     """Return the plugin names that a file's classes would have, without running it; empty if it cannot be read."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     names = set()
     for node in ast.walk(tree):
@@ -81,6 +81,14 @@ def _explicit_names(node: ast.ClassDef) -> Iterator[str]:
                 | ast.AnnAssign(target=ast.Name(id="name"), value=ast.Constant(value=str(text)))
             ):
                 yield text
+
+
+def name_shown(plugin: object) -> str:
+    """Return the name to show for what should be a plugin, also for what is none or has a name that fails."""
+    try:
+        return str(plugin.name)  # type: ignore[attr-defined]
+    except BaseException:  # noqa: BLE001 - a name may be computed by plugin code
+        return name_of(type(plugin).__name__)
 
 
 def is_defined_in(cls: type, module: ModuleType) -> bool:
@@ -135,6 +143,6 @@ def _line_of_definition(plugin: object, attribute: str) -> int | None:
     for thing in (hook, type(plugin)):
         try:
             return inspect.getsourcelines(inspect.unwrap(thing))[1]  # type: ignore[arg-type]
-        except (OSError, TypeError):
+        except (OSError, TypeError, ValueError):
             continue
     return None

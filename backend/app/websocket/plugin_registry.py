@@ -5,6 +5,7 @@ are unique; whoever iterates over `plugins` or `listening()` is not disturbed by
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,6 +14,8 @@ from backend.app.schemas.messages import Command
 from backend.app.schemas.websocket_events import core_catalogue
 from backend.app.websocket.plugin_base import WebSocketPlugin, overrides
 from backend.app.websocket.plugin_checks import PluginError, check
+
+logger = logging.getLogger("windflow.plugins")
 
 Undo = Callable[[], None]
 
@@ -25,6 +28,7 @@ class PluginRegistry:
         self._plugins: list[WebSocketPlugin] = []
         self._failures: dict[str, str] = {}
         self._callbacks: list[Callable[[WebSocketPlugin], None]] = []
+        self._farewells: list[Callable[[WebSocketPlugin], None]] = []
         self._listening: dict[str, tuple[WebSocketPlugin, ...]] = {}
 
     @property
@@ -81,13 +85,11 @@ class PluginRegistry:
 
     def on_registered(self, callback: Callable[[WebSocketPlugin], None]) -> Undo:
         """Call back with every plugin that is registered from now on; return what ends that."""
-        self._callbacks.append(callback)
+        return _add_to(self._callbacks, callback)
 
-        def undo() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(callback)
-
-        return undo
+    def on_unregistered(self, callback: Callable[[WebSocketPlugin], None]) -> Undo:
+        """Call back with every plugin that is unregistered or replaced from now on; return what ends that."""
+        return _add_to(self._farewells, callback)
 
     def listening(self, event_type: str) -> Sequence[WebSocketPlugin]:
         """Return the plugins that handle an event type, in the order of their registration."""
@@ -100,9 +102,14 @@ class PluginRegistry:
         return found
 
     def _listens(self, plugin: WebSocketPlugin, event_type: str) -> bool:
-        if not overrides(plugin, "handle_event"):
+        try:
+            if not overrides(plugin, "handle_event"):
+                return False
+            return plugin.event_types is None or event_type in plugin.event_types
+        except BaseException as error:
+            name = type(plugin).__name__
+            logger.error("plugin %s does not say what it listens to", name, exc_info=error, extra={"plugin": name})
             return False
-        return plugin.event_types is None or event_type in plugin.event_types
 
     def _taken_messages(self, except_of: WebSocketPlugin | None) -> dict[str, str]:
         taken = dict.fromkeys(self.catalogue, "the core's events")
@@ -122,3 +129,15 @@ class PluginRegistry:
         self._plugins[:] = [known for known in self._plugins if known is not plugin]
         self._listening.clear()
         self._failures.pop(plugin.name, None)
+        for callback in tuple(self._farewells):
+            callback(plugin)
+
+
+def _add_to(callbacks: list[Callable[[WebSocketPlugin], None]], callback: Callable[[WebSocketPlugin], None]) -> Undo:
+    callbacks.append(callback)
+
+    def undo() -> None:
+        with contextlib.suppress(ValueError):
+            callbacks.remove(callback)
+
+    return undo
