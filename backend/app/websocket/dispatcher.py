@@ -11,7 +11,7 @@ from collections import deque
 
 from backend.app import metrics
 from backend.app.realtime.event import Event
-from backend.app.websocket.contexts import Contexts
+from backend.app.websocket.contexts import Contexts, handled_hop
 from backend.app.websocket.plugin import WebSocketPlugin, WebSocketPluginManager
 
 logger = logging.getLogger("windflow.plugins")
@@ -64,6 +64,7 @@ class _PluginQueue:
                 event = lane.popleft()
                 try:
                     context = self._contexts.for_event(event)
+                    handled_hop.set(event.hop)
                     await self._manager.call_event(self._plugin, event.spec.name, event.payload, context)
                 except Exception:
                     # The supervisor contains the plugin; this is our own failure, and the next event goes on.
