@@ -68,7 +68,7 @@ class Identity:
             sessions=self.sessions,
             users=self.users,
             organizations=Organizations(self.db, self.settings),
-            tokens=ApiTokens(self.db, self.settings),
+            tokens=ApiTokens(self.db, self.settings, self.catalogue),
         )
 
     async def fill(self) -> None:

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     )
     login_failures: Count = Field(5, description="Wrong logins per account or address before they are slowed down.")
     login_failure_window_seconds: Seconds = Field(300, description="Time over which wrong logins are counted.")
+    recheck_seconds: Seconds = Field(
+        60, description="How often open sockets are compared with the database: what another program changed there."
+    )
     password_min_length: Count = Field(10, description="Fewest characters of a new password.")
 
     # HTTP

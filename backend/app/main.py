@@ -42,6 +42,7 @@ from backend.app.operations.events import Events
 from backend.app.operations.leases import LeaseSweeper
 from backend.app.operations.notifications import Notifications
 from backend.app.operations.organizations import Organizations
+from backend.app.operations.periodic import Periodic
 from backend.app.operations.sessions import Sessions
 from backend.app.operations.tokens import ApiTokens
 from backend.app.operations.users import Users
@@ -142,13 +143,15 @@ class WindFlow:
         stack.push_async_callback(bus.stop)
         services = self._services(settings, node, hub, bus, catalogue, drain)
         contexts = Contexts(settings, db, services.events)
-        access = Access(hub, services.sessions, catalogue)
+        access = Access(hub, services.sessions, catalogue, settings.recheck_seconds)
         dispatcher = Dispatcher(plugin_manager, contexts, settings.plugin_queue)
         for listener in (hub.deliver, access, dispatcher):
             stack.callback(bus.listen(listener))
         stack.push_async_callback(access.stop)
         await self._start_plugins(stack, contexts, dispatcher)
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
+        periodic = Periodic("access check", access.check_all, settings.recheck_seconds)
+        stack.push_async_callback(_owned(periodic.run()))
         self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts, admission)
         return services
 
@@ -219,7 +222,7 @@ class WindFlow:
             sessions=sessions,
             users=Users(db, settings, catalogue, sessions),
             organizations=Organizations(db, settings),
-            tokens=ApiTokens(db, settings),
+            tokens=ApiTokens(db, settings, catalogue),
             deployments=deployments_,
             notifications=notifications_,
             events=Events(db, settings, catalogue, bus.hand_on, deployments_, notifications_, hub.push_raw),

@@ -52,4 +52,10 @@ HTTP_CUT = Counter(
 )  # fmt: skip
 REQUEST_SECONDS = Histogram("windflow_http_request_seconds", "Duration of HTTP requests.", ["route"], registry=REGISTRY)
 LOGINS = Counter("windflow_logins", "Logins, by outcome.", ["outcome"], registry=REGISTRY)
+ACCESS_CORRECTED = Counter(
+    "windflow_access_corrected", "Sockets whose rights a comparison with the database changed.", registry=REGISTRY
+)
+PERIODIC_FAILURES = Counter(
+    "windflow_periodic_failures", "Rounds of periodic work that failed, by work.", ["work"], registry=REGISTRY
+)
 LEASES_LAPSED = Counter("windflow_leases_lapsed", "Deployments whose runner was lost.", registry=REGISTRY)

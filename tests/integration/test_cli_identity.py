@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.integration.cli_process import Person
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
+from tests.integration.sockets import open_socket
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -137,6 +138,18 @@ async def test_plugins_are_listed(admin: Person) -> None:
     items = (await admin.run("plugin", "list", "--json")).json()["items"]
     assert {item["name"] for item in items} >= {"audit_logger", "deployment_monitor"}
     assert "audit_logger" in (await admin.run("plugin", "list")).out
+
+
+async def test_a_reset_beside_a_running_server_closes_the_users_sockets(tmp_path: Path) -> None:
+    """By database re-check: a password that is reset on the server's machine ends the user's open sockets, 4503."""
+    folder = tmp_path / "server"
+    async with server_process(folder, {"RECHECK_SECONDS": "0.2"}) as server:
+        person = Person(server.url, tmp_path / "admin")
+        person.environment["WINDFLOW_DATA_DIR"] = str(folder / "data")
+        async with open_socket(server.socket_url, await server.login()) as socket:
+            done = await person.run("user", "reset-password", "admin", "--json")
+            assert done.status == 0, done.err
+            assert (await socket.closed())[0] == 4503
 
 
 async def test_a_lost_password_is_reset_on_the_servers_machine(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ class IdentityEvents:
         payload = SessionExpired(session_id=session_id, reason=reason, expired_at=now())
         self._announce(tx, caller, WebSocketEventType.SESSION_EXPIRED, payload, subject, session_id)
 
+    def token_ended(self, tx: Transaction, caller: Caller, subject: Subject, token_id: str, reason: str) -> None:
+        """SESSION_EXPIRED for an API token, which is a session of its own: its sockets are found by its id."""
+        payload = SessionExpired(session_id=token_id, reason=reason, expired_at=now())
+        self._announce(
+            tx, caller, WebSocketEventType.SESSION_EXPIRED, payload, subject, token_id, target=f"token/{token_id}"
+        )
+
     def permission_changed(self, tx: Transaction, caller: Caller, user: User) -> None:
         """SESSION_PERMISSION_CHANGED: a user has another role, or became a superuser or none."""
         payload = SessionPermissionChanged(
@@ -113,6 +120,7 @@ class IdentityEvents:
         payload: Payload,
         subject: Subject,
         session_id: str | None = None,
+        target: str | None = None,
     ) -> None:
         event = new_event(
             self._catalogue[name],
@@ -125,5 +133,5 @@ class IdentityEvents:
             hop=caller.hop,
         )
         publish(tx, event)
-        target = f"session/{session_id}" if session_id else f"user/{subject.user_id}"
+        target = target or (f"session/{session_id}" if session_id else f"user/{subject.user_id}")
         audit(tx, name.value, caller, target=target, organization_id=subject.organization_id, **event.payload)

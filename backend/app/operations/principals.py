@@ -1,10 +1,13 @@
 """Who a session or an API token stands for now: one read of the database, nothing from a cache.
 
-Called by `Sessions` for every request and for each socket whose user changed.
+Called by `Sessions` for every request, for each socket whose user changed, and for all sockets
+together when they are compared with the database.
 """
 
 import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Result, Row, select
@@ -15,6 +18,12 @@ from backend.app.models import ApiToken, Session, User
 from backend.app.models.columns import now
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.roles import Role
+
+IDS_PER_QUERY = 1_000
+"""Databases bound the parameters of one statement."""
+
+Found = Principal | WindFlowError
+"""Whom credentials stand for, or why they stand for nobody."""
 
 
 class UserInactive(WindFlowError):
@@ -47,17 +56,7 @@ class SessionPrincipals:
         self._waiting.setdefault(session_id, []).append(future)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="read sessions")
-        row = await future
-        if row is None or row.user_id != user_id or not row.is_active:
-            raise UserInactive
-        if row.ended_at is not None:
-            raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the session has ended")
-        if row.expires_at <= now():
-            raise WindFlowError(ErrorCode.TOKEN_EXPIRED, "the session has run out")
-        role = Role(row.role)
-        return Principal(
-            user_id, row.username, row.organization_id, role, row.is_superuser, session_id, None, expires_at
-        )
+        return _of_session(await future, user_id, expires_at)
 
     async def _run(self) -> None:
         """Read until nobody waits; a failed read is told to everyone who waited for it."""
@@ -97,6 +96,7 @@ _SESSIONS = select(
     User.is_superuser,
     User.is_active,
 ).join(User, User.id == Session.user_id)
+_TOKENS = select(User, ApiToken).join(ApiToken, ApiToken.user_id == User.id)
 
 
 def _fail(futures: list["asyncio.Future[Row[Any] | None]"], error: BaseException) -> None:
@@ -112,8 +112,57 @@ async def token_principal(db: Database, which: ColumnElement[bool]) -> Principal
     Raise `not_authenticated`, or `token_expired` when it ran out.
     """
     async with db.session() as session:
-        found = await session.execute(select(User, ApiToken).join(ApiToken, ApiToken.user_id == User.id).where(which))
+        found = await session.execute(_TOKENS.where(which))
         row = found.first()
+    return _of_token(row)
+
+
+async def present_principals(db: Database, principals: Iterable[Principal]) -> Mapping[Principal, Found]:
+    """Return what each principal is now, in one snapshot: one query for all sessions, one for all API tokens."""
+    known = set(principals)
+    sessions = {each.session_id for each in known if each.token_id is None and each.session_id is not None}
+    tokens = {each.token_id for each in known if each.token_id is not None}
+    session_rows: dict[str, Row[Any]] = {}
+    token_rows: dict[str, Row[User, ApiToken]] = {}
+    async with db.session() as session:
+        for ids in _parts(sessions):
+            found: Result[Any] = await session.execute(_SESSIONS.where(Session.id.in_(ids)))
+            session_rows.update((row.session_id, row) for row in found)
+        for ids in _parts(tokens):
+            of_tokens = await session.execute(_TOKENS.where(ApiToken.id.in_(ids)))
+            token_rows.update((row.ApiToken.id, row) for row in of_tokens)
+    return {each: _judged(each, session_rows, token_rows) for each in known}
+
+
+def _judged(principal: Principal, sessions: Mapping[str, Row[Any]], tokens: Mapping[str, Row[User, ApiToken]]) -> Found:
+    try:
+        if principal.token_id is not None:
+            return _of_token(tokens.get(principal.token_id))
+        return _of_session(sessions.get(principal.session_id or ""), principal.user_id, principal.expires_at)
+    except WindFlowError as error:
+        return error
+
+
+def _parts(ids: Iterable[str]) -> Iterable[Sequence[str]]:
+    remaining = iter(sorted(ids))
+    while part := list(islice(remaining, IDS_PER_QUERY)):
+        yield part
+
+
+def _of_session(row: Row[Any] | None, user_id: str, expires_at: datetime | None) -> Principal:
+    if row is None or row.user_id != user_id or not row.is_active:
+        raise UserInactive
+    if row.ended_at is not None:
+        raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the session has ended")
+    if row.expires_at <= now():
+        raise WindFlowError(ErrorCode.TOKEN_EXPIRED, "the session has run out")
+    role = Role(row.role)
+    return Principal(
+        user_id, row.username, row.organization_id, role, row.is_superuser, row.session_id, None, expires_at
+    )
+
+
+def _of_token(row: Row[User, ApiToken] | None) -> Principal:
     if row is None or not row.User.is_active or row.ApiToken.revoked_at is not None:
         raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the API token is not valid")
     owner, token = row.User, row.ApiToken

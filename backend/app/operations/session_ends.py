@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, or_, select
 
 from backend.app.auth.permissions import Caller
 from backend.app.database import Transaction
-from backend.app.models import Session
+from backend.app.models import ApiToken, Session
 from backend.app.models.columns import now
 from backend.app.operations.identity_events import IdentityEvents, Subject
 from backend.app.operations.session_rows import is_live
@@ -23,6 +23,7 @@ ENDED_BY_ADMIN = "ended_by_admin"
 PASSWORD_CHANGED = "password_changed"
 USER_DEACTIVATED = "user_deactivated"
 USER_DELETED = "user_deleted"
+TOKEN_REVOKED = "token_revoked"
 
 
 def end_sessions(tx: Transaction, reason: str, *conditions: ColumnElement[bool]) -> Sequence[Session]:
@@ -53,6 +54,19 @@ def end_sessions_of_user(
     for session_id in ended:
         events.session_expired(tx, caller, subject, session_id, reason)
     return ended
+
+
+def end_everything_of_user(
+    tx: Transaction, events: IdentityEvents, caller: Caller, subject: Subject, reason: str
+) -> None:
+    """End all sessions of a user that must not act any more, and tell the sockets of the user's API tokens.
+
+    The tokens themselves stay as they are: an inactive user's are refused, a deleted user's go with the user.
+    """
+    end_sessions_of_user(tx, events, caller, subject, reason)
+    usable = select(ApiToken.id).where(ApiToken.user_id == subject.user_id, ApiToken.revoked_at.is_(None))
+    for token_id in tx.conn.scalars(usable.order_by(ApiToken.id)).all():
+        events.token_ended(tx, caller, subject, token_id, reason)
 
 
 def purge_sessions(tx: Transaction, seconds: float) -> int:

@@ -4,7 +4,7 @@ Used by routes, sockets and the command line. Every answer to a wrong login is t
 one password check. Rights come from the database with each use of a token, never from the token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from backend.app.models.columns import now
 from backend.app.operations import session_ends
 from backend.app.operations.identity_events import IdentityEvents, Subject, principal_of, subject_of
 from backend.app.operations.identity_reads import PageRequest, read_page, with_positions
-from backend.app.operations.principals import SessionPrincipals, token_principal
+from backend.app.operations.principals import Found, SessionPrincipals, present_principals, token_principal
 from backend.app.operations.session_ends import end_sessions
 from backend.app.operations.session_rows import TOKEN_REUSED, is_live, open_session, rotate
 from backend.app.operations.stored_text import is_storable
@@ -182,6 +182,10 @@ class Sessions:
         if principal.session_id is None:
             raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "there is no session")
         return await self._principals.read(principal.user_id, principal.session_id, principal.expires_at)
+
+    async def present_all(self, principals: Iterable[Principal]) -> Mapping[Principal, Found]:
+        """Return what many principals are now, or why they are nobody, with one query for each kind of credentials."""
+        return await present_principals(self._db, principals)
 
     async def sockets_authenticated(self, callers: Sequence[Caller]) -> None:
         """Publish and audit that sockets authenticated, in one unit; each caller names its connection."""

@@ -16,11 +16,14 @@ from backend.app.database import Database, Transaction
 from backend.app.models import ApiToken, User
 from backend.app.models.columns import new_id, now
 from backend.app.operations.idempotency import once
+from backend.app.operations.identity_events import IdentityEvents, Subject
 from backend.app.operations.identity_reads import PageRequest, read_page, with_positions
+from backend.app.operations.session_ends import TOKEN_REVOKED
 from backend.app.operations.stored_text import is_storable
 from backend.app.operations.user_rows import require_role
 from backend.app.realtime.unit_of_work import audit
 from backend.app.schemas.errors import ErrorCode, WindFlowError, field_error, not_found
+from backend.app.schemas.event_spec import EventCatalogue
 from backend.app.schemas.roles import Role
 from backend.app.schemas.times import wire_time
 
@@ -28,9 +31,10 @@ from backend.app.schemas.times import wire_time
 class ApiTokens:
     """The operations on the caller's own API tokens."""
 
-    def __init__(self, db: Database, settings: Settings) -> None:
+    def __init__(self, db: Database, settings: Settings, catalogue: EventCatalogue) -> None:
         self._db = db
         self._settings = settings
+        self._events = IdentityEvents(catalogue)
 
     async def page(self, caller: Caller, page: PageRequest = PageRequest()) -> dict[str, Any]:
         """Return a page of the caller's tokens that are not revoked, newest first."""
@@ -76,7 +80,7 @@ class ApiTokens:
         return {**answer, "secret": secret if answer["id"] == token.id else None}
 
     async def revoke(self, caller: Caller, token_id: str) -> None:
-        """Revoke an own token at once; raise `not_found`."""
+        """Revoke an own token at once, and end its sockets; raise `not_found`."""
         if not is_storable(token_id):
             raise not_found("token")
 
@@ -94,6 +98,8 @@ class ApiTokens:
                 raise not_found("token")
             token.revoked_at = now()
             audit(tx, "token.revoke", caller, target=f"token/{token.id}", name=token.name)
+            subject = Subject(caller.principal.user_id, caller.principal.organization_id)
+            self._events.token_ended(tx, caller, subject, token.id, TOKEN_REVOKED)
 
         await self._db.write(unit)
 

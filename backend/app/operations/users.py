@@ -24,6 +24,7 @@ from backend.app.operations.session_ends import (
     PASSWORD_CHANGED,
     USER_DEACTIVATED,
     USER_DELETED,
+    end_everything_of_user,
     end_sessions_of_user,
 )
 from backend.app.operations.sessions import Sessions
@@ -224,7 +225,7 @@ class Users:
         if "role" in new or "is_superuser" in new:
             self._events.permission_changed(tx, caller, user)
         if new.get("is_active") is False:
-            end_sessions_of_user(tx, self._events, caller, subject_of(user), USER_DEACTIVATED)
+            end_everything_of_user(tx, self._events, caller, subject_of(user), USER_DEACTIVATED)
 
     async def delete(self, caller: Caller, user_id: str) -> None:
         """Delete a user with its sessions and API tokens; raise `not_found`, `forbidden`, `last_superuser`."""
@@ -233,7 +234,7 @@ class Users:
             locked = lock_user(tx, caller, user_id)
             locked.require_another_superuser()
             user = locked.user
-            end_sessions_of_user(tx, self._events, caller, subject_of(user), USER_DELETED)
+            end_everything_of_user(tx, self._events, caller, subject_of(user), USER_DELETED)
             audit(
                 tx, "user.delete", caller, target=f"user/{user.id}", organization_id=user.organization_id,
                 username=user.username,

@@ -70,7 +70,7 @@ class AuthTokenRefresh(Payload):
 
 
 class SessionExpired(Payload):
-    """A session ended: its time ran out, or somebody ended it."""
+    """A session ended: its time ran out, or somebody ended it. An API token is a session of its own, by its id."""
 
     session_id: Identifier
     reason: ShortText | None = None

@@ -13,6 +13,7 @@ from backend.app.config import Settings
 from backend.app.database import Database
 from backend.app.realtime.connection import Connection
 from backend.app.realtime.event import Event, new_event
+from backend.app.realtime.flusher import Flusher
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.roles import Role
 from backend.app.schemas.websocket_events import core_catalogue
@@ -21,6 +22,7 @@ from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.plugin import PluginContext
 from tests.deployment_world import World
 from tests.plugin_world import make_manager, make_plugin, until
+from tests.unit.realtime.outlets import BUDGET, connect
 
 LIMIT = 20
 ADA = Principal("ada", "ada", "o1", Role.OPERATOR)
@@ -36,8 +38,9 @@ def contexts_of(world: World) -> Contexts:
     return Contexts(world.settings, world.db, world.events)
 
 
-def connection_of(principal: Principal = ADA, max_messages: int = 100) -> Connection:
-    return Connection(principal, max_bytes=100_000, max_messages=max_messages, wake=lambda: None)
+def connection_of(principal: Principal = ADA) -> Connection:
+    """A connection that is not greeted yet: what is pushed waits in its budget."""
+    return connect(Flusher(), principal, is_greeted=False)[0]
 
 
 def event_of(connection: Connection | None = None, hop: int = 0, principal: Principal = ADA) -> Event:
@@ -133,15 +136,16 @@ async def test_a_loop_over_a_kept_context_ends_at_the_hop_limit(world: World) ->
 
 async def test_a_plugins_messages_never_end_the_connection_they_are_for(world: World) -> None:
     """`send`: what the budget does not take is dropped and counted; the connection lives."""
-    connection = connection_of(max_messages=3)
+    connection = connection_of()
     context = contexts_of(world).open(connection, AsyncMock())
     assert context.send is not None
     before = metrics.EVENTS_DROPPED.labels("connection")._value.get()
-    for number in range(5):
+    for number in range(2 * BUDGET.max_messages):
         await context.send({"type": "news", "number": number})
     assert connection.close_code is None
-    assert connection.queued_messages == 3
-    assert metrics.EVENTS_DROPPED.labels("connection")._value.get() == before + 2
+    waiting = connection.queued_messages
+    assert 0 < waiting <= BUDGET.max_messages
+    assert metrics.EVENTS_DROPPED.labels("connection")._value.get() == before + 2 * BUDGET.max_messages - waiting
 
 
 async def test_the_user_of_an_event_has_the_rights_of_that_moment(world: World) -> None:

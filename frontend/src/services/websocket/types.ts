@@ -18,7 +18,7 @@ export enum WebSocketEventType {
   AUTH_LOGOUT = 'AUTH_LOGOUT',
   /** A session got a new access token. The token itself is never in an event. */
   AUTH_TOKEN_REFRESH = 'AUTH_TOKEN_REFRESH',
-  /** A session ended: its time ran out, or somebody ended it. */
+  /** A session ended: its time ran out, or somebody ended it. An API token is a session of its own, by its id. */
   SESSION_EXPIRED = 'SESSION_EXPIRED',
   /** The access token of a socket runs out soon: send a fresh `auth`. */
   SESSION_AUTH_REQUIRED = 'SESSION_AUTH_REQUIRED',
@@ -79,7 +79,7 @@ export interface AuthTokenRefresh {
   [key: string]: unknown;
 }
 
-/** A session ended: its time ran out, or somebody ended it. */
+/** A session ended: its time ran out, or somebody ended it. An API token is a session of its own, by its id. */
 export interface SessionExpired {
   sessionId: string;
   reason?: string;
