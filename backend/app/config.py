@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     unit_timeout_seconds: Seconds = Field(5, description="Longest SQL of one write; then it is rolled back.")
     write_session_seconds: Seconds = Field(0.5, description="Longest turn of `db.session(write=True)` on SQLite.")
 
+    housekeeping_seconds: Seconds = Field(600, description="How often what is over is removed from the database.")
+    housekeeping_rows: Count = Field(500, le=10_000, description="Most rows removed by one write, for others wait.")
+
     # Identity
     admin_password: SecretStr | None = Field(None, description="First admin's password; default: a random one.")
     secret_file: Path | None = Field(None, description="File with the signing secret; default: in `DATA_DIR`, 0600.")
@@ -100,6 +103,9 @@ class Settings(BaseSettings):
     )
     login_failures: Count = Field(5, description="Wrong logins per account or address before they are slowed down.")
     login_failure_window_seconds: Seconds = Field(300, description="Time over which wrong logins are counted.")
+    session_retention_seconds: Seconds = Field(
+        604_800, description="How long sessions and API tokens that are over are kept, so that their use is told apart."
+    )
     recheck_seconds: Seconds = Field(
         60, description="How often open sockets are compared with the database: what another program changed there."
     )

@@ -39,6 +39,7 @@ from backend.app.models.columns import new_id
 from backend.app.operations.bootstrap import FirstAdmin, first_start
 from backend.app.operations.deployments import Deployments
 from backend.app.operations.events import Events
+from backend.app.operations.housekeeping import Housekeeping
 from backend.app.operations.leases import LeaseSweeper
 from backend.app.operations.notifications import Notifications
 from backend.app.operations.organizations import Organizations
@@ -150,8 +151,12 @@ class WindFlow:
         stack.push_async_callback(access.stop)
         await self._start_plugins(stack, contexts, dispatcher)
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
-        periodic = Periodic("access check", access.check_all, settings.recheck_seconds)
-        stack.push_async_callback(_owned(periodic.run()))
+        tidy = Housekeeping(db, settings).run
+        for work in (
+            Periodic("housekeeping", tidy, settings.housekeeping_seconds),
+            Periodic("access check", access.check_all, settings.recheck_seconds),
+        ):
+            stack.push_async_callback(_owned(work.run()))
         self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts, admission)
         return services
 

@@ -58,4 +58,7 @@ ACCESS_CORRECTED = Counter(
 PERIODIC_FAILURES = Counter(
     "windflow_periodic_failures", "Rounds of periodic work that failed, by work.", ["work"], registry=REGISTRY
 )
+ROWS_REMOVED = Counter(
+    "windflow_rows_removed", "Rows that housekeeping removed, by table.", ["table"], registry=REGISTRY
+)
 LEASES_LAPSED = Counter("windflow_leases_lapsed", "Deployments whose runner was lost.", registry=REGISTRY)

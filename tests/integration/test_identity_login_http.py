@@ -12,7 +12,6 @@ from backend.app.config import Settings
 from backend.app.database import Database
 from backend.app.models import RefreshToken, Session, User
 from backend.app.models.columns import now
-from backend.app.operations.session_ends import purge_sessions
 from backend.app.realtime.event import Event
 from tests.identity_http import PASSWORD, SECRET, Http, ok, refused, serving
 
@@ -259,19 +258,3 @@ async def test_a_login_that_is_overtaken_by_a_new_password_is_refused(
     monkeypatch.setattr(passwords, "verify", overtaken)
     refused(await http.login("ada"), 401, "invalid_credentials")
     assert await http.world.rows(select(Session)) == []
-
-
-async def test_sessions_that_ended_long_ago_are_purged(http: Http) -> None:
-    """Ended sessions go with their refresh tokens once nobody can use them; live ones stay."""
-    tokens = ok(await http.login("ada"))
-    ok(await http.login("oli"))
-    await http.with_token(tokens["access_token"], "POST", "/auth/logout")
-    await http.world.db.write(
-        lambda tx: tx.conn.execute(
-            update(Session).where(Session.user_id == "ada").values(ended_at=now() - timedelta(seconds=60))
-        )
-    )
-    assert await http.world.db.write(lambda tx: purge_sessions(tx, 3600)) == 0
-    assert await http.world.db.write(lambda tx: purge_sessions(tx, 30)) == 1
-    assert [row.user_id for row in await http.world.rows(select(Session.user_id))] == ["oli"]
-    assert len(await http.world.rows(select(RefreshToken))) == 1

@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, delete, select, text, update
+from sqlalchemy import bindparam, select, text, update
 
 from backend.app.auth.permissions import Caller
 from backend.app.database import Transaction
 from backend.app.models.columns import UtcTime, now
 from backend.app.models.idempotency import IdempotencyKey
+from backend.app.operations.delete_some import delete_some
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 
 # PostgreSQL waits here for a twin's transaction; SQLite runs units one after another anyway.
@@ -62,7 +63,8 @@ def once(tx: Transaction, caller: Caller, seconds: float, make: Callable[[], dic
     return answer
 
 
-def purge_expired(tx: Transaction, seconds: float) -> int:
-    """Delete the keys older than `seconds` and return how many there were; called rarely, in a unit of its own."""
-    limit = now() - timedelta(seconds=seconds)
-    return tx.conn.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= limit)).rowcount
+def purge_expired(tx: Transaction, seconds: float, most: int) -> int:
+    """Delete at most so many of the keys older than `seconds`, and return how many."""
+    key = (IdempotencyKey.user_id, IdempotencyKey.key)
+    expired = IdempotencyKey.created_at <= now() - timedelta(seconds=seconds)
+    return delete_some(tx, IdempotencyKey, key, expired, most)

@@ -1,18 +1,19 @@
 """The end of sessions: why, which ones, and the events that tell their sockets.
 
-Called inside units of work by `Sessions`, `Users` and the password reset. A session that has
-ended stays ended; its row stays until it is purged, so that re-use of its tokens is noticed.
+Called inside units of work by `Sessions`, `Users`, the password reset and housekeeping. A session that
+has ended stays ended; its row stays until it is purged, so that re-use of its tokens is noticed.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, exists, or_, select
 
 from backend.app.auth.permissions import Caller
 from backend.app.database import Transaction
-from backend.app.models import ApiToken, Session
+from backend.app.models import ApiToken, RefreshToken, Session
 from backend.app.models.columns import now
+from backend.app.operations.delete_some import delete_some
 from backend.app.operations.identity_events import IdentityEvents, Subject
 from backend.app.operations.session_rows import is_live
 
@@ -69,7 +70,33 @@ def end_everything_of_user(
         events.token_ended(tx, caller, subject, token_id, reason)
 
 
-def purge_sessions(tx: Transaction, seconds: float) -> int:
-    """Delete sessions that ended or ran out more than `seconds` ago, with their tokens; return how many."""
-    limit = now() - timedelta(seconds=seconds)
-    return tx.conn.execute(delete(Session).where(or_(Session.ended_at < limit, Session.expires_at < limit))).rowcount
+def purge_refresh_tokens(tx: Transaction, kept_seconds: float, life_seconds: float, most: int) -> int:
+    """Delete at most so many refresh tokens, and return how many.
+
+    Those of sessions that are over since `kept_seconds`, and those used `life_seconds` ago: so old, a
+    token would not work unused either, and its re-use tells nothing more.
+    """
+    of_dead = RefreshToken.session_id.in_(select(Session.id).where(_is_over(kept_seconds)))
+    is_old = RefreshToken.used_at < now() - timedelta(seconds=life_seconds)
+    return delete_some(tx, RefreshToken, (RefreshToken.hash,), of_dead | is_old, most)
+
+
+def purge_sessions(tx: Transaction, kept_seconds: float, most: int) -> int:
+    """Delete at most so many sessions that ended or ran out `kept_seconds` ago, and return how many.
+
+    Those that still have refresh tokens stay until these are purged: so one deletion is never a large one.
+    """
+    has_tokens = exists().where(RefreshToken.session_id == Session.id)
+    return delete_some(tx, Session, (Session.id,), _is_over(kept_seconds) & ~has_tokens, most)
+
+
+def purge_api_tokens(tx: Transaction, kept_seconds: float, most: int) -> int:
+    """Delete at most so many API tokens that were revoked or ran out `kept_seconds` ago, and return how many."""
+    limit = now() - timedelta(seconds=kept_seconds)
+    is_over = or_(ApiToken.revoked_at < limit, ApiToken.expires_at < limit)
+    return delete_some(tx, ApiToken, (ApiToken.id,), is_over, most)
+
+
+def _is_over(kept_seconds: float) -> ColumnElement[bool]:
+    limit = now() - timedelta(seconds=kept_seconds)
+    return or_(Session.ended_at < limit, Session.expires_at < limit)
