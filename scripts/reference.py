@@ -64,9 +64,9 @@ def settings_page() -> str:
     schema = Settings.model_json_schema()
     rows = []
     for name, field in Settings.model_fields.items():
-        # What is computed depends on the machine: the description says how.
-        default = field.get_default(call_default_factory=False)
-        shown = "" if default in (None, "", []) else code(literal(default))
+        # What is computed may depend on the machine, or is an empty list: the description says how.
+        default = field.default if field.default_factory is None else None
+        shown = "" if default in (None, "", [], {}) else code(literal(default))
         values = words(schema["properties"][name], schema.get("$defs", {})).removesuffix(" or null")
         rows.append((code(f"{PREFIX}{name.upper()}"), shown, values, field.description or ""))
     client = [(code(PREFIX + name), CLIENT_VARIABLES[name]) for name in CLIENT_NAMES]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -23,6 +24,7 @@ from pydantic_settings import (
 )
 
 PREFIX = "WINDFLOW_"
+PLUGIN_PREFIX = f"{PREFIX}PLUGIN__"
 CONFIG_FILE = "windflow.toml"
 CLIENT_NAMES = ("SERVER_URL", "TOKEN", "CONFIG_DIR")
 """Variables that the command line client reads; known, so not warned about."""
@@ -200,6 +202,10 @@ class Settings(BaseSettings):
     plugins_dir: Path | None = Field(None, description="Folder of plugin files.")
     plugins_allow: Names = Field(default_factory=list, description="If set, only these plugins are loaded.")
     plugins_deny: Names = Field(default_factory=list, description="These plugins are not loaded.")
+    plugin: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Settings of the plugins' own: `WINDFLOW_PLUGIN__NAME__FIELD`, or `[plugin.NAME]` in the file.",
+    )
     plugin_timeout_seconds: Seconds = Field(5, description="Longest run of one plugin hook.")
     plugin_cancel_grace_seconds: Seconds = Field(1, description="Time a hook gets to end after its time-out.")
     plugin_threads: Count = Field(4, description="Threads for the plain `def` hooks of one plugin.")
@@ -222,7 +228,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _PluginVariables(settings_cls), env_settings, TomlConfigSettingsSource(settings_cls)
 
     def effective_database_url(self) -> str:
         """Return the database's address with the async driver, SQLite in the data folder by default."""
@@ -237,6 +243,30 @@ class Settings(BaseSettings):
         return url
 
 
+class _PluginVariables(PydanticBaseSettingsSource):
+    """Reads `WINDFLOW_PLUGIN__NAME__FIELD` as the texts they are: what they mean is for the plugin to say."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return nothing: all variables belong to one field, which `__call__` returns."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return `{"plugin": {name: {field: text}}}`, with further levels for further `__`."""
+        values: dict[str, Any] = {}
+        for variable, text in sorted(os.environ.items()):
+            if not variable.upper().startswith(PLUGIN_PREFIX):
+                continue
+            level = values
+            *path, last = variable[len(PLUGIN_PREFIX) :].lower().split("__")
+            for part in path:
+                if not isinstance(level.get(part), dict):
+                    level[part] = {}
+                level = level[part]
+            # A name without a field says nothing; it is warned about.
+            level[last] = text if path else {}
+        return {"plugin": values} if values else {}
+
+
 def unknown_names(environment: Mapping[str, str], file_keys: Iterable[str] = ()) -> list[str]:
     """Return one sentence for each `WINDFLOW_…` variable or file key that no setting reads, with the nearest name."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
@@ -245,7 +275,11 @@ def unknown_names(environment: Mapping[str, str], file_keys: Iterable[str] = ())
     given += [PREFIX + key.upper() for key in file_keys]
     sentences = []
     for name in given:
-        if name.upper() in known or name.upper().startswith((f"{PREFIX}PLUGIN__", f"{PREFIX}TEST_")):
+        if name.upper() in known or name.upper().startswith(f"{PREFIX}TEST_"):
+            continue
+        if name.upper().startswith(PLUGIN_PREFIX):
+            if "__" not in name[len(PLUGIN_PREFIX) :].strip("_"):
+                sentences.append(f"unknown setting {name}: a plugin's are called {PLUGIN_PREFIX}NAME__FIELD")
             continue
         near = difflib.get_close_matches(name.upper(), sorted(known), 1)
         sentences.append(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else ""))

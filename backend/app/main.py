@@ -60,13 +60,14 @@ from backend.app.websocket.authentication import Authentication
 from backend.app.websocket.commands import Commands
 from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
-from backend.app.websocket.discovery import discover
+from backend.app.websocket.discovery import discover, names_without_plugin
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.drain import Drain
 from backend.app.websocket.endpoint import Endpoint
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.liveness import LivenessRules
 from backend.app.websocket.plugin import plugin_manager
+from backend.app.websocket.plugin_settings import PluginValues
 from backend.app.websocket.plugins import default_plugins
 
 logger = logging.getLogger("windflow")
@@ -240,7 +241,10 @@ class WindFlow:
         """Register the default plugins and the discovered ones, and start them; undone at the end."""
         before = plugin_manager.plugins
         plugin_manager.configure(self.settings)
-        discover(plugin_manager, self.settings)
+        found = discover(plugin_manager, self.settings)
+        values = PluginValues(self.settings.plugin)
+        for sentence in values.unclaimed(plugin_manager.plugins, names_without_plugin(found)):
+            logger.warning(sentence)
         stack.callback(default_plugins.attach(plugin_manager))
         stack.callback(plugin_manager.on_unregistered(dispatcher.forget))
         stack.callback(self._unregister_all_but, before)

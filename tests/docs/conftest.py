@@ -31,5 +31,10 @@ async def docs_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         if block.file == GUIDE:
             names = re.findall(r"^class (\w+)Plugin\(", block.text, re.M)
             (plugins / f"{names[0].lower()}.py").write_text(block.text, encoding="utf-8")
-    async with server_process(folder, {"PLUGINS_DIR": str(plugins)}) as process:
+    settings = {
+        "PLUGINS_DIR": str(plugins),
+        "PLUGIN__GREETING__TEXT": "Hello",
+        "PLUGIN__GREETING__LANGUAGES": '["en", "fr"]',
+    }
+    async with server_process(folder, settings) as process:
         yield DocsServer(process, folder, await make_people(process))

@@ -52,7 +52,7 @@ async def test_all_examples_load(docs_server: DocsServer) -> None:
     found = await states(docs_server)
     expected = {
         "failure_bell", "error_lines", "event_rate", "visit_length", "deployment_counts",
-        "log_file", "thanks", "login_name", "room_kitchen",
+        "log_file", "thanks", "login_name", "greeting", "room_kitchen",
     }  # fmt: skip
     assert len(expected) == len([block for block in plugin_blocks() if block.file == GUIDE])
     assert expected | {"audit_logger", "deployment_monitor"} <= set(found)
@@ -68,6 +68,13 @@ async def test_a_message_is_answered_by_the_plugin_that_claims_its_type(docs_ser
     ):
         assert await replay(transcript, socket, {}) == 1
     assert (await states(docs_server))["deployment_counts"]["failures"] == 0
+
+
+async def test_a_plugin_is_set_by_the_operator(docs_server: DocsServer) -> None:
+    """GreetingPlugin answers as it is set: by variables, lists as JSON."""
+    async with open_socket(docs_server.process.socket_url, docs_server.people.tokens["vic"]) as socket:
+        answer = await socket.ask("greeting")
+        assert answer["data"] == {"text": "Hello", "languages": ["en", "fr"]}
 
 
 async def test_a_failed_deployment_becomes_a_notification(docs_server: DocsServer) -> None:

@@ -137,6 +137,16 @@ def discover(manager: WebSocketPluginManager, settings: PluginSettings) -> list[
     return discovery.found
 
 
+def names_without_plugin(found: Sequence[Discovered]) -> set[str]:
+    """Return the plugin names of what was kept out or failed: settings for them are no mistake."""
+    names = set()
+    for each in found:
+        if each.outcome is not Outcome.REGISTERED:
+            path = Path(each.location)
+            names |= {each.name, *plugin_names_in(path / "__init__.py" if path.is_dir() else path)}
+    return names
+
+
 def discover_file(manager: WebSocketPluginManager, path: Path) -> list[Discovered]:
     """Load one plugin file, or folder, as `discover` would, and register what is in it."""
     discovery = _Discovery(manager, _Lists(frozenset(), frozenset()))

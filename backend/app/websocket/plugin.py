@@ -45,7 +45,8 @@ class WebSocketPluginManager(PluginLifecycle):
         """Run one plugin's `handle_event` with a copy of the data; the result says how it went."""
         name = str(event_type)
         known = WebSocketEventType.__members__.get(name, event_type)
-        return await self._call_for(context, plugin, "handle_event", name, known, copy_of(event_data), context)
+        own = self.context_for(plugin, context)
+        return await self._call_for(context, plugin, "handle_event", name, known, copy_of(event_data), own)
 
     async def handle_message(self, message_type: str, message: dict[str, Any], context: PluginContext) -> CallResult:
         """Let the plugin that claims a message type answer it; the result's `value` is the reply, a dict or None.
@@ -53,7 +54,8 @@ class WebSocketPluginManager(PluginLifecycle):
         A type that nobody claims raises KeyError. Any other value than a dict or None is the plugin's failure.
         """
         plugin = self.message_types[message_type]
-        return await self._call_for(context, plugin, "handle_message", message_type, copy_of(message), context)
+        own = self.context_for(plugin, context)
+        return await self._call_for(context, plugin, "handle_message", message_type, copy_of(message), own)
 
     def instance_for(self, plugin: WebSocketPlugin, context: PluginContext) -> WebSocketPlugin | None:
         """Return which object handles what was born on this connection; None: the plugin must not be called for it.

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from backend.app.websocket.plugin_context import PluginContext
 
 HOOKS = {
@@ -50,6 +52,8 @@ class WebSocketPlugin:
     timeout_seconds: float | None = None
     """Longest run of one hook (seconds); None: the server's `PLUGIN_TIMEOUT_SECONDS`."""
     version: str = "1.0"
+    settings_model: type[BaseModel] | None = None
+    """What an operator can set, as a pydantic model: each hook finds an instance in `context.settings`."""
 
     if TYPE_CHECKING:
         name: str

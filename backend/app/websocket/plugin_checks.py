@@ -9,6 +9,8 @@ import inspect
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from pydantic import BaseModel
+
 from backend.app.websocket.plugin_base import HOOKS, WebSocketPlugin, overrides
 
 NAME_LENGTH = 64
@@ -48,6 +50,7 @@ def check(plugin: object, known_events: Collection[str], taken_messages: Mapping
     _check_timeout(name, plugin.timeout_seconds)
     if not isinstance(plugin.version, str):
         raise PluginError(name, "version", f"must be a text, is {plugin.version!r}")
+    _check_settings_model(name, plugin.settings_model)
     for hook, arguments in HOOKS.items():
         _check_hook(name, plugin, hook, arguments)
     return plugin
@@ -103,6 +106,11 @@ def _check_timeout(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
         raise PluginError(name, "timeout_seconds", f"must be seconds above 0 or None, is {value!r}")
+
+
+def _check_settings_model(name: str, value: object) -> None:
+    if value is not None and not (inspect.isclass(value) and issubclass(value, BaseModel)):
+        raise PluginError(name, "settings_model", f"must be a class derived from pydantic.BaseModel, is {value!r}")
 
 
 def _check_hook(name: str, plugin: WebSocketPlugin, hook: str, arguments: tuple[str, ...]) -> None:

@@ -10,17 +10,20 @@ import asyncio
 import copy
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from backend.app.schemas.event_spec import EventCatalogue
 from backend.app.websocket import containment
 from backend.app.websocket.plugin_base import WebSocketPlugin, is_per_connection, overrides
-from backend.app.websocket.plugin_checks import error_text
+from backend.app.websocket.plugin_checks import PluginError, error_text
 from backend.app.websocket.plugin_context import ConnectionPlugins, CopyState, PluginContext, PluginCopy
 from backend.app.websocket.plugin_hints import assigned_in_initialize
 from backend.app.websocket.plugin_registry import PluginRegistry, Undo
+from backend.app.websocket.plugin_settings import PluginValues
 from backend.app.websocket.supervisor import CallResult, CallState, Supervisor
 
 ContextFactory = Callable[[WebSocketPlugin], PluginContext]
@@ -35,6 +38,8 @@ class PluginLimits(Protocol):
     def plugin_cancel_grace_seconds(self) -> float: ...
     @property
     def plugin_threads(self) -> int: ...
+    @property
+    def plugin(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +49,8 @@ class _Standing:
     plugin: WebSocketPlugin
     scope: containment.TaskScope = field(default_factory=containment.TaskScope)
     """The tasks that it made for the whole process."""
+    settings: BaseModel | None = None
+    """What its hooks find in their contexts."""
     down: str | None = None
     """Why it must not be called: it is starting, or could not be started."""
     calls: set[asyncio.Future[None]] = field(default_factory=set)
@@ -67,7 +74,8 @@ class PluginLifecycle(PluginRegistry):
         """Starts and stops of plugins that were registered or unregistered while the server runs."""
 
     def configure(self, limits: PluginLimits) -> None:
-        """Take time-outs and the number of threads from the settings."""
+        """Take time-outs, the number of threads and the plugins' own values from the settings."""
+        self._values = PluginValues(limits.plugin)
         self.supervisor.default_timeout_seconds = limits.plugin_timeout_seconds
         self.supervisor.cancel_grace_seconds = limits.plugin_cancel_grace_seconds
         self.supervisor.max_threads = limits.plugin_threads
@@ -106,9 +114,16 @@ class PluginLifecycle(PluginRegistry):
         async with standing.turn:
             standing.down = "it is starting"
             standing.scope.reopen()
+            try:
+                standing.settings = (self._values or PluginValues({})).read(plugin)
+            except PluginError as error:
+                standing.down = str(error)
+                self.list_failure(plugin.name, standing.down)
+                return CallResult(CallState.REFUSED, reason=standing.down)
             result = CallResult(CallState.OK)
             if self._server is not None and overrides(plugin, "startup"):
-                result = await self._call(plugin, plugin, "startup", self._server[1](plugin))
+                context = self.context_for(plugin, self._server[1](plugin))
+                result = await self._call(plugin, plugin, "startup", context)
             if not result.is_ok:
                 cause = result.reason if result.exception is None else error_text(result.exception)
                 standing.down = f"startup {result.state}: {cause}"
@@ -138,17 +153,32 @@ class PluginLifecycle(PluginRegistry):
             if standing.calls:
                 await asyncio.wait(tuple(standing.calls))
             if self._server is not None and standing.down is None and overrides(plugin, "shutdown"):
-                await self._call(plugin, plugin, "shutdown", self._server[1](plugin))
+                context = self.context_for(plugin, self._server[1](plugin))
+                await self._call(plugin, plugin, "shutdown", context)
             await self.supervisor.close_scope(plugin.name, standing.scope)
         if not standing.scope.tasks and not standing.turn.locked():
             self._standings.pop(id(plugin), None)
+
+    def context_for(self, plugin: WebSocketPlugin, context: PluginContext) -> PluginContext:
+        """Return the context with the plugin's settings, unless whoever made it gave it some."""
+        settings = self._standing(plugin).settings
+        if settings is None or context.settings is not None:
+            return context
+        return replace(context, settings=settings)
 
     def _standing(self, plugin: WebSocketPlugin) -> _Standing:
         """Return how a plugin stands; a new entry for one that was not seen yet."""
         standing = self._standings.get(id(plugin))
         if standing is None:
-            standing = self._standings[id(plugin)] = _Standing(plugin)
+            standing = self._standings[id(plugin)] = _Standing(plugin, settings=self._settings_of(plugin))
         return standing
+
+    def _settings_of(self, plugin: WebSocketPlugin) -> BaseModel | None:
+        """Return what the plugin was registered with; without a server, that is its defaults where it has them."""
+        try:
+            return (self._values or PluginValues({})).read(plugin)
+        except PluginError:
+            return None
 
     def _why_down(self, plugin: WebSocketPlugin) -> str | None:
         standing = self._standings.get(id(plugin))
@@ -215,7 +245,7 @@ class PluginLifecycle(PluginRegistry):
             found.instance = copy.copy(plugin)
             if not overrides(plugin, "initialize"):
                 return None
-            return self._run(found.name, found.instance.initialize, context)
+            return self._run(found.name, found.instance.initialize, self.context_for(plugin, context))
 
         try:
             result = await self.supervisor.call(
@@ -250,7 +280,8 @@ class PluginLifecycle(PluginRegistry):
             if found.calls:
                 await asyncio.wait(tuple(found.calls))
             if found.state is CopyState.READY and instance is not None and overrides(instance, "cleanup"):
-                await self._call(found.registered, instance, "cleanup", context, scope=found.scope)
+                own = self.context_for(found.registered, context)
+                await self._call(found.registered, instance, "cleanup", own, scope=found.scope)
         except asyncio.CancelledError:
             found.scope.cancel()
             raise

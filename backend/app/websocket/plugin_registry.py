@@ -14,6 +14,7 @@ from backend.app.schemas.messages import Command
 from backend.app.schemas.websocket_events import core_catalogue
 from backend.app.websocket.plugin_base import WebSocketPlugin, overrides
 from backend.app.websocket.plugin_checks import PluginError, check
+from backend.app.websocket.plugin_settings import PluginValues
 
 logger = logging.getLogger("windflow.plugins")
 
@@ -30,6 +31,8 @@ class PluginRegistry:
         self._callbacks: list[Callable[[WebSocketPlugin], None]] = []
         self._farewells: list[Callable[[WebSocketPlugin], None]] = []
         self._listening: dict[str, tuple[WebSocketPlugin, ...]] = {}
+        self._values: PluginValues | None = None
+        """What the operator set; None until somebody says."""
 
     @property
     def plugins(self) -> tuple[WebSocketPlugin, ...]:
@@ -62,12 +65,15 @@ class PluginRegistry:
         """Register a plugin; the same instance again changes nothing.
 
         Raises PluginError, and changes nothing, for a plugin that cannot work (the error names the
-        argument) and for another instance under a name in use unless `replace` is True.
+        argument), for one whose settings have a wrong value, and for another instance under a name in
+        use unless `replace` is True.
         """
         if any(known is plugin for known in self._plugins):
             return
         old = self.get(plugin.name) if isinstance(plugin, WebSocketPlugin) else None
         check(plugin, self.catalogue, self._taken_messages(except_of=old))
+        if self._values is not None:
+            self._values.read(plugin)
         if old is not None:
             if not replace:
                 rule = "is in use by another instance; give this one another name, or pass replace=True"
