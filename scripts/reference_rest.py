@@ -67,9 +67,9 @@ def rest_page() -> str:
     document = _app().openapi()
     models: Json = _named(document["components"]["schemas"])
     overview, details = [], []
-    for method, path, _, permission in routes():
+    for method, path, route, permission in routes():
         operation = document["paths"].get(path, {}).get(method.lower())
-        text = " ".join((operation or {}).get("description", "Leads to the API's page.").split())
+        text = " ".join((operation or {"description": route.endpoint.__doc__})["description"].split())
         overview.append((f"{method} {code(path)}", _who(permission), text.partition(". ")[0].rstrip(".")))
         if operation is not None:
             details.append(_route(method, path, permission, operation, text, models))

@@ -20,6 +20,7 @@ from backend.app import metrics, migrations
 from backend.app.api.dependencies import Public
 from backend.app.api.errors import install_error_handlers
 from backend.app.api.middleware import RequestMiddleware
+from backend.app.api.reference_page import install_reference_page
 from backend.app.api.services import Services
 from backend.app.api.v1 import (
     auth,
@@ -338,10 +339,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         summary="Realtime backend: deployments, notifications and events, live",
         lifespan=windflow.wrap(),
-        root_path=windflow.settings.root_path,
+        docs_url=None,
+        redoc_url=None,
     )
     app.windflow = windflow
     app.include_router(windflow.router)
+    install_reference_page(app, windflow.settings.root_path.rstrip("/"))
     app.add_middleware(RequestMiddleware, max_bytes=windflow.settings.request_bytes)
     install_error_handlers(app)
     return app

@@ -10,6 +10,9 @@ from scripts.reference_rest import routes
 
 PUBLIC = {
     ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/docs/start.js"),
+    ("GET", "/docs/{name}"),
     ("GET", "/livez"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
