@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from backend.app import metrics, migrations
+from backend.app.api import deployment_page
 from backend.app.api.dependencies import Public
 from backend.app.api.errors import install_error_handlers
 from backend.app.api.middleware import RequestMiddleware
@@ -344,6 +345,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.windflow = windflow
     app.include_router(windflow.router)
+    app.include_router(deployment_page.router)
     install_reference_page(app, windflow.settings.root_path.rstrip("/"))
     app.add_middleware(RequestMiddleware, max_bytes=windflow.settings.request_bytes)
     install_error_handlers(app)

@@ -10,6 +10,7 @@ from scripts.reference_rest import routes
 
 PUBLIC = {
     ("GET", "/"),
+    ("GET", "/deployments/{deployment_id}"),
     ("GET", "/docs"),
     ("GET", "/docs/start.js"),
     ("GET", "/docs/{name}"),
