@@ -47,11 +47,13 @@ def error_response(error: WindFlowError, request_id: str | None) -> JSONResponse
 
 
 def field_errors(errors: Sequence[Any]) -> list[FieldError]:
-    """Return pydantic's errors as field and rule, the field as the client spelled it (`body` left out)."""
-    return [
-        FieldError(".".join(str(part) for part in item["loc"] if part != "body") or "body", item["msg"])
-        for item in errors
-    ]
+    """Return pydantic's errors as field and rule, the field as the client spelled it, without where it stood."""
+    return [FieldError(_field(item["loc"]), item["msg"]) for item in errors]
+
+
+def _field(place: Sequence[Any]) -> str:
+    where, *inside = place
+    return ".".join(str(part) for part in inside) or str(where)
 
 
 async def _windflow(request: Request, error: Exception) -> JSONResponse:
@@ -75,7 +77,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     code = _BY_STATUS.get(refused.status_code)
     if code is None:
         code = ErrorCode.INVALID_MESSAGE if refused.status_code < 500 else ErrorCode.INTERNAL
-    return error_response(WindFlowError(code, str(refused.detail)), request_id_of(request))
+    response = error_response(WindFlowError(code, str(refused.detail)), request_id_of(request))
+    response.headers.update(refused.headers or {})  # What the status needs: Allow with 405.
+    return response
 
 
 async def _storage(request: Request, error: Exception) -> JSONResponse:

@@ -6,6 +6,7 @@ Plain ASGI, because the framework's own kind buffers answers and skips WebSocket
 import re
 import time
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.app import metrics
@@ -66,7 +67,8 @@ class RequestMiddleware:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._max_bytes:
-                raise WindFlowError(ErrorCode.MESSAGE_TOO_LARGE, f"a body has at most {self._max_bytes} bytes")
+                # The framework lets only its own kind of error pass while it reads a body.
+                raise HTTPException(413, f"a body has at most {self._max_bytes} bytes")
             return message
 
         return bounded
