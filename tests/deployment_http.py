@@ -48,6 +48,7 @@ def make_app(world: World) -> FastAPI:
         deployments=world.deployments,
         notifications=world.notifications,
         events=world.events,
+        request_secret=b"a secret of the tests, 32 bytes or more",
     )
     return app
 

@@ -69,6 +69,7 @@ class Identity:
             users=self.users,
             organizations=Organizations(self.db, self.settings),
             tokens=ApiTokens(self.db, self.settings, self.catalogue),
+            request_secret=SECRET,
         )
 
     async def fill(self) -> None:

@@ -34,7 +34,7 @@ from backend.app.api.v1 import (
     system,
     users,
 )
-from backend.app.auth.secret_file import load_or_create_secret
+from backend.app.auth.secret_file import derived, load_or_create_secret
 from backend.app.config import Settings, warnings_at_start
 from backend.app.database import db
 from backend.app.models.columns import new_id
@@ -220,7 +220,8 @@ class WindFlow:
     def _services(
         settings: Settings, node: str, hub: Hub, bus: Bus, catalogue: EventCatalogue, drain: Drain
     ) -> Services:
-        sessions = Sessions(db, settings, catalogue, load_or_create_secret(settings))
+        secret = load_or_create_secret(settings)
+        sessions = Sessions(db, settings, catalogue, secret)
         deployments_ = Deployments(db, settings, catalogue)
         notifications_ = Notifications(db, settings, catalogue)
         return Services(
@@ -237,6 +238,7 @@ class WindFlow:
             plugins=plugin_manager,
             hub=hub,
             drain=drain,
+            request_secret=derived(secret, "idempotency"),
         )
 
     async def _start_plugins(self, stack: AsyncExitStack, contexts: Contexts, dispatcher: Dispatcher) -> None:

@@ -131,6 +131,9 @@ async def test_bad_input_names_field_and_rule(admin: Person) -> None:
     assert done.status == 1
     assert "password" in done.err
     assert done.err.count("\n") == 1
+    too_long = await admin.run("token", "add", "x", "--days", "99999999999")
+    assert too_long.status == 2
+    assert "--days" in too_long.err
 
 
 async def test_plugins_are_listed(admin: Person) -> None:

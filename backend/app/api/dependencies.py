@@ -5,6 +5,7 @@ that need no credentials.
 """
 
 import hashlib
+import hmac
 import re
 from typing import Annotated
 
@@ -65,7 +66,7 @@ class Allowed:
             sender=None,
             address=address_of(request),
             request_id=request_id_of(request),
-            idempotency=await _idempotency(request),
+            idempotency=await _idempotency(request, services),
             runner_id=_runner(request),
         )
         caller.require(self.permission)
@@ -75,13 +76,15 @@ class Allowed:
 API_SENDER = Sender.API
 
 
-async def _idempotency(request: Request) -> IdempotencyRequest | None:
+async def _idempotency(request: Request, services: Services) -> IdempotencyRequest | None:
     key = request.headers.get("idempotency-key")
     if key is None or request.method != "POST":
         return None
     if not _KEY.match(key):
         raise field_error(ErrorCode.INVALID_PAYLOAD, "Idempotency-Key", "1 to 255 visible ASCII characters")
-    digest = hashlib.sha256(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
+    # Keyed: a body may hold a password, which a plain hash would give away to who tries likely ones.
+    digest = hmac.new(services.request_secret, digestmod=hashlib.sha256)
+    digest.update(f"{request.method} {request.url.path}?{request.url.query}\n".encode())
     digest.update(await request.body())
     return IdempotencyRequest(key, digest.hexdigest())
 

@@ -41,6 +41,8 @@ class Services:
     plugins: WebSocketPluginManager
     hub: Hub
     drain: Drain
+    request_secret: bytes
+    """Key of the hashes of requests that come with an Idempotency-Key; the same after a restart."""
 
     async def positions(self, organization_id: str) -> dict[str, Any]:
         """Return where an organization's stream stands, for answers that read no rows beside it."""

@@ -4,6 +4,7 @@ Called by the composition root before anything listens. Nodes that share a Postg
 share the file too (`WINDFLOW_SECRET_FILE`): a token signed by one must be valid on all.
 """
 
+import hmac
 import logging
 import os
 import secrets
@@ -33,6 +34,11 @@ def load_or_create_secret(settings: Settings) -> bytes:
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         logger.warning("the secret file %s can be read by others: chmod 600 it", path)
     return secret
+
+
+def derived(secret: bytes, purpose: str) -> bytes:
+    """Return a key for another purpose than signing tokens, made of the secret; it tells nothing about it."""
+    return hmac.digest(secret, f"windflow {purpose}".encode(), "sha256")
 
 
 def _create(path: Path) -> None:

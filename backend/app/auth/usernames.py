@@ -9,7 +9,8 @@ MAX_LENGTH = 128
 
 def spell(username: str) -> str | None:
     """Return the stored spelling (composed, lower case), or None for what cannot be a user name."""
-    name = unicodedata.normalize("NFC", username).lower()
+    # Composed once more at the end: some letters have a composed form only in lower case.
+    name = unicodedata.normalize("NFC", unicodedata.normalize("NFC", username).lower())
     # isprintable() refuses control, format and separator characters, all but the ASCII space.
     return name if 1 <= len(name) <= MAX_LENGTH and name.isprintable() and " " not in name else None
 

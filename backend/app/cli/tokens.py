@@ -18,7 +18,7 @@ async def add(
     role: Annotated[
         Literal["viewer", "operator", "admin"], typer.Option("--role", help="What it may do; at most your own role.")
     ] = "operator",
-    days: Annotated[int | None, typer.Option("--days", min=1, help="It ends after so many days.")] = None,
+    days: Annotated[int | None, typer.Option("--days", min=1, max=36_500, help="It ends after so many days.")] = None,
 ) -> None:
     """Make an API token, for WINDFLOW_TOKEN in a CI job. It is printed once and can be revoked."""
     body: dict[str, Any] = {"name": name, "role": role}

@@ -6,7 +6,7 @@ row a client has, so a page neither repeats nor skips a row when newer ones come
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -34,7 +34,7 @@ def _decode(cursor: str) -> tuple[datetime, str]:
         moment, last_id = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         parsed = datetime.fromisoformat(moment)
         if parsed.tzinfo is not None and isinstance(last_id, str) and is_storable(last_id):
-            return parsed, last_id
-    except (binascii.Error, ValueError, TypeError):
+            return parsed.astimezone(UTC), last_id
+    except (binascii.Error, ValueError, TypeError, OverflowError):
         pass
     raise field_error(ErrorCode.INVALID_PAYLOAD, "cursor", "give back a nextCursor as it was answered")

@@ -51,7 +51,7 @@ class PluginDetail(PluginAnswer):
 
 def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
     stats = services.plugins.supervisor.stats.get(plugin.name)
-    types = getattr(type(plugin), "event_types", None)
+    types = plugin.event_types
     reason = services.plugins.failures.get(plugin.name)
     return PluginAnswer(
         name=plugin.name,

@@ -1,4 +1,4 @@
-"""Settings of plugins on a running server: what is wrong is listed and warned about, and the server starts."""
+"""Plugins on a running server: wrong settings are listed and warned about; what a plugin says of itself is shown."""
 
 from pathlib import Path
 
@@ -19,3 +19,18 @@ async def test_a_wrong_value_fails_the_plugin_and_a_wrong_name_is_warned_about(t
         assert "loud" not in shown["reason"]
         warnings = [record["message"] for record in server.logged() if record["level"] == "WARNING"]
         assert "WINDFLOW_PLUGIN__BEL__…: there is no plugin bel; did you mean bell?" in warnings
+
+
+async def test_what_an_instance_listens_to_is_shown(tmp_path: Path) -> None:
+    """GET /plugins/{name}: `eventTypes` as the plugin declares them, on its class or on the instance."""
+    (tmp_path / "plugins").mkdir()
+    text = """
+from backend.app.websocket.plugin import WebSocketPlugin
+class ChosenPlugin(WebSocketPlugin):
+    def __init__(self):
+        self.event_types = ["AUTH_LOGOUT"]
+"""
+    (tmp_path / "plugins" / "chosen.py").write_text(text, encoding="utf-8")
+    settings = {"PLUGINS_DIR": str(tmp_path / "plugins")}
+    async with server_process(tmp_path, settings) as server, server.client(await server.login()) as client:
+        assert (await client.get("/plugins/chosen")).json()["eventTypes"] == ["AUTH_LOGOUT"]
