@@ -1,10 +1,12 @@
 """Logins, tokens, users and organizations from the command line, against a real server."""
 
 import asyncio
+import json
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -44,6 +46,24 @@ async def test_login_status_and_logout(server: ServerProcess, tmp_path: Path) ->
     assert not files[0].exists()
     assert (await person.run("list")).status == 3
     assert (await person.run("logout")).status == 0
+
+
+async def test_a_logout_ends_the_login_and_not_the_token_beside_it(server: ServerProcess, tmp_path: Path) -> None:
+    """`logout` ends the session on the server, also where commands use the token in WINDFLOW_TOKEN."""
+    person = await Person(server.url, tmp_path).login("admin", PASSWORD)
+    secret = (await person.run("token", "add", "beside")).out.strip()
+    (file,) = tmp_path.rglob("credentials/*.json")
+    refresh_token = json.loads(file.read_text(encoding="utf-8"))["credentials"]["refresh_token"]
+    person.environment["WINDFLOW_TOKEN"] = secret
+    done = await person.run("logout")
+    assert done.status == 0, done.err
+    assert "WINDFLOW_TOKEN is set" in done.err
+    assert not file.exists()
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{server.url}/api/v1/auth/refresh", json={"refreshToken": refresh_token})
+        assert (answer.status_code, answer.json()["code"]) == (401, "token_expired")
+    assert (await person.run("list")).status == 0
+    assert (await person.run("token", "revoke", "beside")).status == 0
 
 
 async def test_a_wrong_password_is_told(server: ServerProcess, tmp_path: Path) -> None:

@@ -77,16 +77,15 @@ class Cli:
             raise typer.BadParameter(str(error), param_hint="--server") from error
 
     def client(self, **settings: Any) -> "WindFlowClient":
-        """Return a client for the chosen server with `WINDFLOW_TOKEN` or the stored login."""
+        """Return a client for the chosen server with `WINDFLOW_TOKEN` or the stored login; `settings` go first."""
         from backend.app.client.api import WindFlowClient
 
-        return WindFlowClient(
-            self.server_url(),
-            token=os.environ.get("WINDFLOW_TOKEN") or None,
-            token_origin="the token in WINDFLOW_TOKEN",
-            store=self.store(),
-            **settings,
-        )
+        defaults = {
+            "token": os.environ.get("WINDFLOW_TOKEN") or None,
+            "token_origin": "the token in WINDFLOW_TOKEN",
+            "store": self.store(),
+        }
+        return WindFlowClient(self.server_url(), **{**defaults, **settings})
 
 
 Result = int | None

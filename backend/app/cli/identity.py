@@ -54,8 +54,11 @@ async def logout(
     everywhere: Annotated[bool, typer.Option("--all", help="End all your sessions, on every device.")] = False,
 ) -> None:
     """End your session on the server and forget the credentials."""
-    async with cli.client() as client:
-        if not os.environ.get("WINDFLOW_TOKEN") and cli.store().read(client.server_url) is None:
+    # The stored login is what ends: the token in WINDFLOW_TOKEN has no session, and would leave that one alive.
+    async with cli.client(token=None) as client:
+        if os.environ.get("WINDFLOW_TOKEN"):
+            cli.output.warn("WINDFLOW_TOKEN is set: commands go on using that token; windflow token revoke ends it")
+        if cli.store().read(client.server_url) is None:
             cli.output.say(f"You are not logged in to {client.server_url}.")
         else:
             await client.logout(everywhere=everywhere)
