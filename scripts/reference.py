@@ -31,6 +31,12 @@ CLIENT_VARIABLES: Mapping[str, str] = {
     "SERVER_URL": "Address of the server that commands talk to. Default: the last login, else `http://127.0.0.1:8000`.",
     "TOKEN": "API token that commands use instead of the stored login: for CI jobs.",
     "CONFIG_DIR": "Folder of the stored logins. Default: the platform's place for a user's configuration.",
+    "SPOOL_DIR": "Folder of what `deploy` keeps while a server is away. Default: the platform's place for a program's "
+    "state (Linux: `~/.local/state/windflow/spool`).",
+    "SPOOL_BYTES": "Most bytes that are kept of one deployment, at least 1048576. Default: 1073741824. Beyond it the "
+    "oldest unsent lines become one counted marker line.",
+    "RUNNER_HEARTBEAT_SECONDS": "Longest time without a report while a command runs; must be well below the server's "
+    "`WINDFLOW_DEPLOYMENT_LEASE_SECONDS`. Default: 15.",
 }
 """What the command line client reads. A test compares the names with `CLIENT_NAMES`."""
 

@@ -26,7 +26,7 @@ from pydantic_settings import (
 PREFIX = "WINDFLOW_"
 PLUGIN_PREFIX = f"{PREFIX}PLUGIN__"
 CONFIG_FILE = "windflow.toml"
-CLIENT_NAMES = ("SERVER_URL", "TOKEN", "CONFIG_DIR")
+CLIENT_NAMES = ("SERVER_URL", "TOKEN", "CONFIG_DIR", "SPOOL_DIR", "SPOOL_BYTES", "RUNNER_HEARTBEAT_SECONDS")
 """Variables that the command line client reads; known, so not warned about."""
 
 Seconds = Annotated[float, Field(gt=0)]

@@ -111,6 +111,7 @@ class Person:
             "PYTHONPATH": str(REPOSITORY),
             "WINDFLOW_SERVER_URL": server_url,
             "WINDFLOW_CONFIG_DIR": str(folder / "config"),
+            "WINDFLOW_SPOOL_DIR": str(folder / "spool"),
             **(environment or {}),
         }
 

@@ -64,7 +64,7 @@ class ServerProcess:
 
 @asynccontextmanager
 async def server_process(
-    folder: Path, settings: Mapping[str, str] | None = None, *, descriptors: int | None = None
+    folder: Path, settings: Mapping[str, str] | None = None, *, port: int = 0, descriptors: int | None = None
 ) -> AsyncIterator[ServerProcess]:
     """Run a server in a folder of its own; `settings` are WINDFLOW_ names without the prefix.
 
@@ -78,7 +78,8 @@ async def server_process(
     with log.open("ab") as sink:
         limit = ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh") if descriptors else ()
         process = await asyncio.create_subprocess_exec(
-            *limit, sys.executable, "-c", "from backend.app.cli import main; main()", "--json", "serve", "--port", "0",
+            *limit, sys.executable, "-c", "from backend.app.cli import main; main()",
+            "--json", "serve", "--port", str(port),
             cwd=folder, env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=sink,
         )  # fmt: skip

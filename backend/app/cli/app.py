@@ -19,6 +19,7 @@ from backend.app.cli import (
     organizations,
     plugins,
     serve,
+    spool,
     tokens,
     users,
     watch,
@@ -74,6 +75,7 @@ app.add_typer(organizations.app, name="org", help="Organizations (superusers).")
 app.add_typer(tokens.app, name="token", help="Your API tokens, for CI jobs.")
 app.add_typer(contract.app, name="contract", help="Event types for other languages.")
 app.add_typer(plugins.app, name="plugin", help="Plugins of the server.")
+app.add_typer(spool.app, name="spool", help="What deployments left on this machine while their server was away.")
 app.add_typer(database.app, name="db", help="The database of this machine's server.")
 
 

@@ -78,14 +78,19 @@ class Cli:
 
     def client(self, **settings: Any) -> "WindFlowClient":
         """Return a client for the chosen server with `WINDFLOW_TOKEN` or the stored login; `settings` go first."""
+        return self.client_for(self.server_url(), **settings)
+
+    def client_for(self, server_url: str, **settings: Any) -> "WindFlowClient":
+        """Return a client for a server; `WINDFLOW_TOKEN` is shown to none but the chosen one."""
         from backend.app.client.api import WindFlowClient
 
+        token = os.environ.get("WINDFLOW_TOKEN") or None
         defaults = {
-            "token": os.environ.get("WINDFLOW_TOKEN") or None,
+            "token": token if token and server_url == self.server_url() else None,
             "token_origin": "the token in WINDFLOW_TOKEN",
             "store": self.store(),
         }
-        return WindFlowClient(self.server_url(), **{**defaults, **settings})
+        return WindFlowClient(server_url, **{**defaults, **settings})
 
 
 Result = int | None

@@ -41,8 +41,17 @@ def deploy(
         float | None, typer.Option("--timeout", min=0.001, help="Stop the command after so many seconds; exit 124.")
     ] = None,
     deliver_for: Annotated[
-        float, typer.Option("--deliver-for", min=0, help="Seconds to try to deliver what is left after the end.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            "--deliver-for",
+            min=0,
+            help="Seconds to wait, after the end, for a server that does not answer. Default: 10; with --no-spool 30.",
+            show_default=False,
+        ),
+    ] = None,
+    no_spool: Annotated[
+        bool, typer.Option("--no-spool", help="Keep nothing on disk; exit 4 if no server is there at the start.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the command's output here.")] = False,
     cwd: Annotated[
         Path | None, typer.Option("--cwd", exists=True, file_okay=False, help="Folder to run the command in.")
@@ -57,10 +66,13 @@ def deploy(
     Its output appears here and at every watcher as it is printed. Lines `##progress 40 Pulling images` set the
     progress. Ctrl-C, or a cancel by somebody else, stops it. Exit status: the command's; 128+n on signal n; 130
     when cancelled; 124 on a time-out; 126 or 127 when it cannot be started. What cannot be delivered never
-    changes it.
+    changes it: while no server can be reached, also at the start, everything is kept on disk, and delivered by this
+    command, by the next one or by `windflow spool flush`.
     """
     from backend.app.cli.deploy_session import DeployOptions, run_deployment
+    from backend.app.cli.runner_settings import runner_settings
     from backend.app.runner.progress import ProgressPattern
+    from backend.app.runner.spool_folder import is_deployment_id
 
     pattern: ProgressPattern | None = None
     if progress_regex is not None:
@@ -68,6 +80,8 @@ def deploy(
             pattern = ProgressPattern(progress_regex)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--progress-regex") from error
+    if deployment_id is not None and not is_deployment_id(deployment_id):
+        raise typer.BadParameter("1 to 64 of the characters A-Z a-z 0-9 . _ -", param_hint="--id")
     options = DeployOptions(
         argv=tuple(argv),
         name=name,
@@ -78,10 +92,12 @@ def deploy(
         shows_command=show_command,
         kill_after_seconds=kill_after,
         timeout_seconds=timeout,
-        deliver_seconds=deliver_for,
+        deliver_seconds=deliver_for if deliver_for is not None else 30.0 if no_spool else 10.0,
         is_quiet=quiet,
         cwd=None if cwd is None else str(cwd),
         mode="split" if split else "pipe" if no_pty else "pty",
+        has_spool=not no_spool,
+        settings=runner_settings(),
     )
     return run_deployment(cli, options)
 

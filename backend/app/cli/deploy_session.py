@@ -1,42 +1,45 @@
 """One run of `windflow deploy`: the command, its lines to the server, its bytes to the terminal, its end.
 
-Puts `runner` (the process) and `client` (the reports) together. Invariants: no command starts that
-the server does not know; none outlives this process; the exit status is the command's alone.
+Puts `runner` (the process) and `DeployReporting` (the way to the server) together. Invariants: no command
+outlives this process; the exit status is the command's alone.
 """
 
 import asyncio
 import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from backend.app.cli.context import Cli
+from backend.app.cli.deploy_reporting import DeployReporting, Registration
 from backend.app.cli.failures import INTERRUPTED, NOT_EXECUTABLE, TIMED_OUT
 from backend.app.cli.live_display import LiveDisplay, flush_python_output
 from backend.app.cli.output_relay import REASON_CHARACTERS, OutputRelay, now
+from backend.app.cli.runner_settings import RunnerSettings
 from backend.app.client.api import WindFlowClient
-from backend.app.client.backoff import ONCE, RetryPolicy
+from backend.app.client.backoff import Backoff
+from backend.app.client.delivery import Delivery
 from backend.app.client.errors import ClientError
-from backend.app.client.reporter import Delivery, Reporter, ReporterTimes
+from backend.app.client.reporter import Reporter
 from backend.app.client.rest import Timeouts
-from backend.app.client.runner_api import LogLine, RunnerApi
+from backend.app.client.runner_api import LogLine
 from backend.app.client.stream import EventStream, Subscription
 from backend.app.runner.masking import Mask
 from backend.app.runner.process import CommandNotStartable, CommandProcess, Durations, Exit, Mode, terminal_size
 from backend.app.runner.progress import ProgressPattern
+from backend.app.runner.spool_folder import SpoolFolder, default_folder
 
 NAME_CHARACTERS = 128
 PROGRAM_CHARACTERS = 4096
-START_POLICY = RetryPolicy(attempts=3, give_up_seconds=5.0)
-"""Before the start somebody waits at the terminal: a server that is away is told soon."""
 SHOW_SECONDS = 2.0
 """How long a terminal may take to show the last output of a command that was stopped."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+T = TypeVar("T")
 OnSignal = Callable[[signal.Signals], None]
 """What a signal to this process does at the moment."""
 
@@ -58,6 +61,8 @@ class DeployOptions:
     is_quiet: bool = False
     cwd: str | None = None
     mode: Mode = "pty"
+    has_spool: bool = True
+    settings: RunnerSettings = field(default_factory=RunnerSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class DeploySession:
         self._client = client
         self._options = options
         self._mask = Mask(options.masked)
-        self._name = _text(options.name) or _text(_program(options.argv))[:NAME_CHARACTERS]
+        self._name = self._mask.apply(_text(options.name) or _text(_program(options.argv))[:NAME_CHARACTERS])
         self._display = LiveDisplay(
             2 if cli.output.is_json else 1, is_hidden=options.is_quiet, is_plain=cli.options.is_plain
         )
@@ -105,10 +110,8 @@ class DeploySession:
         for number in handled:
             loop.add_signal_handler(number, self._signalled, number)
         try:
-            api = RunnerApi(self._client, self._options.deployment_id, policy=START_POLICY)
-            if not await self._begin(api):
-                return INTERRUPTED
-            return await self._report(RunnerApi(self._client, api.deployment_id, runner_id=api.runner_id, policy=ONCE))
+            async with self._reporting() as reporting:
+                return await self._report(reporting) if await self._begin(reporting) else INTERRUPTED
         finally:
             self._display.close()
             for number in handled:
@@ -117,42 +120,55 @@ class DeploySession:
     def _signalled(self, number: signal.Signals) -> None:
         self._on_signal(number)
 
-    async def _begin(self, api: RunnerApi) -> bool:
+    def _reporting(self) -> DeployReporting:
+        options = self._options
+        program = _text(shlex.join(options.argv) if options.shows_command else _program(options.argv))
+        return DeployReporting(
+            self._client,
+            Registration(
+                name=self._name,
+                target=self._mask.apply(_text(options.target)) or None,
+                program=self._mask.apply(program)[:PROGRAM_CHARACTERS],
+                deployment_id=options.deployment_id,
+            ),
+            options.settings,
+            SpoolFolder(default_folder(), options.settings.spool_bytes) if options.has_spool else None,
+            deliver_seconds=options.deliver_seconds,
+            note=self._note,
+        )
+
+    async def _begin(self, reporting: DeployReporting) -> bool:
         """Make the deployment known and running; False if a signal came first."""
-        argv = self._options.argv
-        program = self._mask.apply(_text(shlex.join(argv) if self._options.shows_command else _program(argv)))
-
-        async def register() -> None:
-            await api.create(self._name, _text(self._options.target) or None, program[:PROGRAM_CHARACTERS])
-            await api.set_status("running")
-
-        task = asyncio.create_task(register())
+        task = asyncio.create_task(reporting.begin())
         self._on_signal = _cancelling(task)
         try:
             await task
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
-            with suppress(ClientError, TimeoutError):
-                async with asyncio.timeout(3):
-                    await api.set_status("cancelled", "stopped before it began")
+            await reporting.abandon("stopped before it began")
             return False
+        except ClientError:
+            await reporting.abandon()
+            raise
         if not self._cli.output.is_json:
-            url = f"{self._client.server_url}/deployments/{api.deployment_id}"
-            self._note(f"deployment {self._name} is {api.deployment_id}: {url}")
+            url = f"{self._client.server_url}/deployments/{reporting.deployment_id}"
+            self._note(f"deployment {self._name} is {reporting.deployment_id}: {url}")
         return True
 
-    async def _report(self, api: RunnerApi) -> int:
-        times = ReporterTimes(finish=self._options.deliver_seconds)
-        async with Reporter(api, times=times, notice=self._note, is_cancel_pushed=self._is_cancel_pushed) as reporter:
-            follower = asyncio.create_task(self._follow_cancel(api.deployment_id, reporter.cancel_requested))
+    async def _report(self, reporting: DeployReporting) -> int:
+        async with reporting.reporter(self._is_cancel_pushed) as reporter:
+            follower = asyncio.create_task(self._follow_cancel(reporting.deployment_id, reporter))
             try:
                 outcome = await self._execute(reporter)
             finally:
                 follower.cancel()
                 await asyncio.gather(follower, return_exceptions=True)
-            delivery = await self._deliver(reporter, outcome)
-        self._conclude(api.deployment_id, outcome, delivery)
+            delivery = await self._unless_interrupted(
+                reporting.finish(reporter, outcome.status, outcome.reason, outcome.exit_code)
+            )
+        self._conclude(reporting, outcome, delivery)
+        await self._unless_interrupted(reporting.deliver_earlier())
         return outcome.exit_status
 
     async def _execute(self, reporter: Reporter) -> Outcome:
@@ -183,7 +199,7 @@ class DeploySession:
 
     async def _not_started(self, message: str, exit_code: int, reporter: Reporter) -> Outcome:
         self._note(message)
-        text = _text(message)
+        text = self._mask.apply(_text(message))
         await reporter.add(LogLine(text, time=now(), level="error"))
         return Outcome("failed", text[:REASON_CHARACTERS], exit_code, exit_code)
 
@@ -235,51 +251,57 @@ class DeploySession:
             return Outcome("failed", f"ended by signal {_signal_name(ended.signal_number)}", code, code)
         return Outcome("failed", f"exit status {code}", code, code)
 
-    async def _deliver(self, reporter: Reporter, outcome: Outcome) -> Delivery | None:
-        """Deliver the rest; a further Ctrl-C gives it up (None)."""
-        finishing = asyncio.create_task(reporter.finish(outcome.status, outcome.reason, outcome.exit_code))
-        self._on_signal = _cancelling(finishing)
+    async def _unless_interrupted(self, act: Coroutine[Any, Any, T]) -> T | None:
+        """Do it; a further Ctrl-C gives it up (None)."""
+        task = asyncio.create_task(act)
+        self._on_signal = _cancelling(task)
         try:
-            return await finishing
+            return await task
         except asyncio.CancelledError:
-            if not finishing.cancelled():
+            if not task.cancelled():
                 raise
             return None
 
-    def _conclude(self, deployment_id: str, outcome: Outcome, delivery: Delivery | None) -> None:
+    def _conclude(self, reporting: DeployReporting, outcome: Outcome, delivery: Delivery | None) -> None:
+        kept_in = reporting.kept_in
+        if not self._options.is_quiet and outcome.status != "success" and not self._cli.output.is_json:
+            self._note(f"{outcome.status}: {outcome.reason}")
         if delivery is None:
             self._note("not everything was delivered: given up with Ctrl-C")
-        elif delivery.undelivered_lines:
-            self._note(f"{delivery.undelivered_lines} lines were not delivered: {delivery.reason}")
-        if delivery is not None and not delivery.is_status_delivered:
-            self._note(f"the end ({outcome.status}) was not delivered: {delivery.reason}")
+        elif not delivery.is_complete:
+            self._note(_shortfall(delivery, outcome.status))
+        reporting.tell_kept()
         if self._cli.output.is_json:
             self._cli.output.json(
                 {
-                    "deploymentId": deployment_id,
+                    "deploymentId": reporting.deployment_id,
                     "name": self._name,
                     "status": outcome.status,
                     "reason": outcome.reason,
                     "exitCode": outcome.exit_code,
                     "undeliveredLines": delivery.undelivered_lines if delivery else None,
                     "isStatusDelivered": delivery is not None and delivery.is_status_delivered,
+                    "keptIn": kept_in,
                 }
             )
-        elif not self._options.is_quiet and outcome.status != "success":
-            self._note(f"{outcome.status}: {outcome.reason}")
 
-    async def _follow_cancel(self, deployment_id: str, cancel_requested: asyncio.Event) -> None:
-        """Hear of a cancel at once; where the socket cannot be had, the heartbeats ask more often instead."""
-        wanted = Subscription(("DEPLOYMENT_CANCEL_REQUESTED",), deployment_id)
-        self._events = self._client.events(wanted)
-        with suppress(ClientError):
-            async with self._events:
-                async for event in self._events:
-                    data = getattr(event, "data", {})
-                    if getattr(event, "type", "") == "DEPLOYMENT_CANCEL_REQUESTED" and (
-                        data.get("deploymentId") == deployment_id
-                    ):
-                        cancel_requested.set()
+    async def _follow_cancel(self, deployment_id: str, reporter: Reporter) -> None:
+        """Hear of a cancel at once; while the socket cannot be had, the heartbeats ask more often instead."""
+        backoff, attempt = Backoff(first_seconds=1.0, longest_seconds=30.0), 0
+        await reporter.is_known.wait()
+        while True:
+            self._events = self._client.events(Subscription(("DEPLOYMENT_CANCEL_REQUESTED",), deployment_id))
+            with suppress(ClientError):
+                async with self._events:
+                    attempt = 0
+                    async for event in self._events:
+                        data = getattr(event, "data", {})
+                        if getattr(event, "type", "") == "DEPLOYMENT_CANCEL_REQUESTED" and (
+                            data.get("deploymentId") == deployment_id
+                        ):
+                            reporter.cancel_requested.set()
+            attempt += 1
+            await asyncio.sleep(backoff.delay_seconds(attempt))
 
     def _is_cancel_pushed(self) -> bool:
         return self._events is not None and self._events.is_connected
@@ -287,6 +309,16 @@ class DeploySession:
     def _note(self, text: str) -> None:
         self._display.erase_bar()
         self._cli.output.warn(text)
+
+
+def _shortfall(delivery: Delivery, status: str) -> str:
+    """Say what was not delivered, and why."""
+    count = delivery.undelivered_lines
+    missing = ["1 line" if count == 1 else f"{count} lines"] if count else []
+    if not delivery.is_status_delivered:
+        missing.append(f"the end ({status})")
+    verb = "was" if len(missing) == 1 and count <= 1 else "were"
+    return f"{' and '.join(missing)} {verb} not delivered: {delivery.reason or 'there was no room to keep them'}"
 
 
 def _program(argv: tuple[str, ...]) -> str:

@@ -32,40 +32,51 @@ class OutputRelay:
         self._percent = 0.0
 
     async def carry(self, output: AsyncIterable[Chunk], reporter: Reporter) -> None:
-        """Relay until the output is over. Waits for a reporter that is full, and so makes the command wait."""
+        """Relay until the output is over. Waits for a reporter that is full, and so makes the command wait.
+
+        Lines are taken before they are shown: what somebody saw here is not lost, even if this process is killed.
+        """
         splitters = {"out": LineSplitter(MAX_LINE_BYTES), "err": LineSplitter(MAX_LINE_BYTES)}
         async for chunk in output:
             splitter = splitters[chunk.stream]
-            await self._display.show(chunk.stream, chunk.data)
-            await self._take(splitter.feed(chunk.data), chunk.stream, reporter)
+            progress = await self._take(splitter.feed(chunk.data), chunk.stream, reporter)
             if self._pattern is not None and (pending := splitter.pending):
                 # A bar that redraws itself by `\r` finishes its line only at the end.
-                await self._match(Line(self._mask.apply(pending)), reporter)
+                progress += self._match(Line(self._mask.apply(pending)))
+            await self._display.show(chunk.stream, chunk.data)
+            await self._tell(progress, reporter)
         for stream, splitter in splitters.items():
-            await self._take(splitter.finish(), stream, reporter)
+            await self._tell(await self._take(splitter.finish(), stream, reporter), reporter)
 
-    async def _take(self, lines: list[Line], stream: str, reporter: Reporter) -> None:
+    async def _take(self, lines: list[Line], stream: str, reporter: Reporter) -> list[Progress]:
+        """Give lines to the reporter; return the progress that was among them."""
         moment = now()
+        ready: list[LogLine] = []
+        found: list[Progress] = []
         for line in lines:
             masked = Line(self._mask.apply(line.text))
             progress = parse_progress(masked)
             if progress is not None:
-                await self._progress(progress, reporter)
+                found.append(progress)
                 continue
-            await self._match(masked, reporter)
-            await reporter.add(LogLine(masked.text, time=moment, stream=stream if self._is_split else None))
+            found += self._match(masked)
+            ready.append(LogLine(masked.text, time=moment, stream=stream if self._is_split else None))
+        if ready:
+            await reporter.add(*ready)
+        return found
 
-    async def _match(self, line: Line, reporter: Reporter) -> None:
-        if self._pattern is not None and (progress := self._pattern.match(line)) is not None:
-            await self._progress(progress, reporter)
+    def _match(self, line: Line) -> list[Progress]:
+        progress = None if self._pattern is None else self._pattern.match(line)
+        return [] if progress is None else [progress]
 
-    async def _progress(self, progress: Progress, reporter: Reporter) -> None:
-        self._percent = self._percent if progress.percent is None else progress.percent
-        body: dict[str, Any] = {"progress": self._percent}
-        if progress.step is not None:
-            body["step"] = progress.step[:REASON_CHARACTERS]
-        reporter.set_progress(body)
-        await self._display.set_progress(Progress(self._percent, progress.step))
+    async def _tell(self, found: list[Progress], reporter: Reporter) -> None:
+        for progress in found:
+            self._percent = self._percent if progress.percent is None else progress.percent
+            body: dict[str, Any] = {"progress": self._percent}
+            if progress.step is not None:
+                body["step"] = progress.step[:REASON_CHARACTERS]
+            reporter.set_progress(body)
+            await self._display.set_progress(Progress(self._percent, progress.step))
 
 
 def now() -> str:

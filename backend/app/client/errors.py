@@ -55,6 +55,11 @@ class ApiError(ClientError):
         """Whether this is about who asks, not about what is asked."""
         return self.status in (401, 403) or self.code in ("not_authenticated", "token_expired", "forbidden")
 
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may be taken later."""
+        return self.status >= 500 or self.status == 429
+
     def detail(self, name: str) -> Any:
         """Return one fact of `details` (an object for codes like `log_gap`), or None."""
         return self.details.get(name) if isinstance(self.details, dict) else None

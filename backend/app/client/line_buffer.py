@@ -1,4 +1,4 @@
-"""The lines of a deployment that are not yet on the server, in order, within bounds. Pure.
+"""The lines of a deployment that are not yet on the server, in order, within bounds, in memory. Pure.
 
 Filled by the command's output, emptied by `Reporter`. A batch that was handed out keeps its
 numbers until it is confirmed, so that repeating it makes nothing twice; only lines that were never
@@ -6,7 +6,9 @@ handed out can be dropped, and a counted marker line takes their place.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from backend.app.client.runner_api import LogLine
 
@@ -25,8 +27,67 @@ class BufferLimits:
     bytes: int = 33_554_432
 
 
+class PendingLines(Protocol):
+    """What a reporter needs of the lines it delivers: `LineBuffer`, or a spool on disk."""
+
+    first_line: int
+    """Number of the batch's first line."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is not delivered now can be delivered later."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Lines that will never reach the server."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a further line has no room."""
+        ...
+
+    @property
+    def has_full_batch(self) -> bool:
+        """Whether waiting for more lines would not make the next report larger."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def add(self, lines: Sequence[LogLine]) -> None:
+        """Append lines."""
+        ...
+
+    def make_room(self, count: int) -> bool:
+        """Drop old lines; False if there was none to drop and so many new ones are counted as dropped instead."""
+        ...
+
+    def batch(self) -> list[LogLine]:
+        """Return the lines to send next, starting at `first_line`; the same ones until they are confirmed."""
+        ...
+
+    def confirm(self, next_line: int) -> None:
+        """Forget the lines below `next_line`: the server has them."""
+        ...
+
+    def renumber(self, next_line: int) -> None:
+        """Go on at the number the server expects, where it has fewer lines than it once confirmed."""
+        ...
+
+    def refuse(self) -> None:
+        """Make smaller what the server found too large: half the batch, or a marker instead of a single line."""
+        ...
+
+    def stop(self) -> None:
+        """Learn that nothing more is sent."""
+        ...
+
+
 class LineBuffer:
     """Numbered lines: confirmed < batch < waiting."""
+
+    is_kept = False
 
     def __init__(self, limits: BufferLimits | None = None) -> None:
         self._limits = limits or BufferLimits()
@@ -35,6 +96,7 @@ class LineBuffer:
         self._batch: list[LogLine] = []
         self._batch_lines = self._limits.batch_lines
         self._skipped = 0
+        self._is_stopped = False
         self.first_line = 1
         """Number of the batch's first line."""
         self.dropped = 0
@@ -57,19 +119,26 @@ class LineBuffer:
             or self._waiting_bytes >= self._limits.batch_bytes
         )
 
-    def add(self, line: LogLine) -> None:
-        """Append a line."""
-        self._waiting.append(line)
-        self._waiting_bytes += _size(line)
+    def add(self, lines: Sequence[LogLine]) -> None:
+        """Append lines."""
+        if self._is_stopped:
+            self.dropped += len(lines)
+            return
+        self._waiting += lines
+        self._waiting_bytes += sum(map(_size, lines))
 
-    def drop_oldest(self) -> None:
-        """Make room: the oldest tenth of the waiting lines becomes one marker line, which counts them."""
+    def make_room(self, count: int) -> bool:
+        """Make room: the oldest tenth of the waiting lines becomes one marker line, which counts them.
+
+        Always True: what is full has waiting lines.
+        """
         for _ in range(max(1, len(self._waiting) // 10)):
             if not self._waiting:
-                return
+                break
             self._waiting_bytes -= _size(self._waiting.popleft())
             self._skipped += 1
             self.dropped += 1
+        return True
 
     def batch(self) -> list[LogLine]:
         """Return the lines to send next, starting at `first_line`; the same ones until they are confirmed."""
@@ -109,8 +178,9 @@ class LineBuffer:
             self._batch[0] = LogLine("… one line is missing: the server did not take it", time=self._batch[0].time)
             self.dropped += 1
 
-    def clear(self) -> None:
-        """Give up everything that is not confirmed; it counts as dropped."""
+    def stop(self) -> None:
+        """Give up everything that is not confirmed, and what comes; it counts as dropped."""
+        self._is_stopped = True
         self.dropped += len(self._batch) + len(self._waiting)
         self._batch.clear()
         self._waiting.clear()

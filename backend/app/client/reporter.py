@@ -1,52 +1,26 @@
-"""Delivers one running command's lines, progress and status to the server, soon, in order, once.
+"""Delivers one command's lines, progress and status to the server, soon, in order, once.
 
-Made by `deploy`. The server being away never stops the command: lines wait within bounds, are
-sent again by number, and what is lost is counted. A request to cancel shows in `cancel_requested`.
+Made by `deploy` for a running command and by `spool flush` for what is left of one. The server being
+away never stops the command: lines wait within bounds, are sent again by number, and what is lost is
+counted. A request to cancel shows in `cancel_requested`.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from backend.app.client.backoff import Backoff
+from backend.app.client.delivery import Delivery, ReporterTimes
 from backend.app.client.errors import ApiError, ClientError, NotLoggedIn, ServerUnreachable
-from backend.app.client.line_buffer import BufferLimits, LineBuffer
+from backend.app.client.line_buffer import LineBuffer, PendingLines
 from backend.app.client.runner_api import LogLine, RunnerApi
+
+Create = Callable[[], Awaitable[Any]]
+"""Makes the deployment known to the server; can be repeated."""
 
 MOST_CORRECTIONS = 3
 """Corrections in a row (of the line number, of a closed deployment); after more, the two sides disagree for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReporterTimes:
-    """Seconds."""
-
-    flush: float = 0.05
-    """How long a line waits for others: what a reader notices least and a server thanks most."""
-    progress: float = 0.2
-    """Least time between two progress reports."""
-    heartbeat: float = 15.0
-    hold: float = 10.0
-    """How long a full buffer may hold the command up while no answer comes; then the oldest lines go."""
-    finish: float = 30.0
-    """How long what is left is tried to be delivered after the command ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What became of a deployment's reports."""
-
-    undelivered_lines: int
-    is_status_delivered: bool
-    reason: str | None
-    """Why something was not delivered."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the server knows everything."""
-        return self.is_status_delivered and not self.undelivered_lines
 
 
 class Reporter:
@@ -56,15 +30,19 @@ class Reporter:
         self,
         api: RunnerApi,
         *,
+        lines: PendingLines | None = None,
+        create: Create | None = None,
+        is_running: bool = True,
         times: ReporterTimes | None = None,
-        limits: BufferLimits | None = None,
         backoff: Backoff | None = None,
         notice: Callable[[str], None] | None = None,
         is_cancel_pushed: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`create`: what makes the deployment known first; `is_running`: whether the server has it `running`."""
         self._api = api
+        self._lines = LineBuffer() if lines is None else lines
+        self._create = create
         self._times = times or ReporterTimes()
-        self._buffer = LineBuffer(limits)
         self._backoff = backoff or Backoff(first_seconds=0.2, longest_seconds=5.0)
         self._notice = notice or (lambda text: None)
         self._is_cancel_pushed = is_cancel_pushed
@@ -73,15 +51,22 @@ class Reporter:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._answered_at = time.monotonic()
-        self._failures = 0
+        self._failures = 0 if is_running else 1  # whoever began without a server knows that it is away
         self._corrections = 0
         self._trouble: str | None = None
+        self._error: ClientError | None = None
         self._over: str | None = None
+        self._closed: str | None = None  # ended on the server by somebody else: only late lines are taken
         self._task: asyncio.Task[None] | None = None
         self._is_finishing = False
-        self._needs_reopening = False
+        self._needs_running = not is_running
+        self._is_lost = is_running  # a deployment that was running and is not any more was given up as lost
         self.cancel_requested = asyncio.Event()
         """Set once when somebody asked for the deployment to be cancelled."""
+        self.is_known = asyncio.Event()
+        """Set once the server has the deployment."""
+        if create is None and is_running:
+            self.is_known.set()
 
     async def __aenter__(self) -> "Reporter":
         self._task = asyncio.create_task(self._run(), name="deployment reporter")
@@ -92,13 +77,14 @@ class Reporter:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def add(self, line: LogLine) -> None:
-        """Take a line. Waits while the buffer is full, at most `hold` seconds without an answer of the server."""
-        while self._buffer.is_full and self._over is None:
+    async def add(self, *lines: LogLine) -> None:
+        """Take lines. Waits while there is no room, at most `hold` seconds without an answer of the server."""
+        while self._lines.is_full:
             left = self._answered_at + self._times.hold - time.monotonic()
-            if left <= 0:
-                self._buffer.drop_oldest()
-                break
+            if left <= 0 or self._over is not None:
+                if self._lines.make_room(len(lines)):
+                    break
+                return
             self._room.clear()
             self._wake.set()
             try:
@@ -106,10 +92,7 @@ class Reporter:
                     await self._room.wait()
             except TimeoutError:
                 continue
-        if self._over is not None:
-            self._buffer.dropped += 1
-            return
-        self._buffer.add(line)
+        self._lines.add(lines)
         self._wake.set()
 
     def set_progress(self, progress: dict[str, Any]) -> None:
@@ -118,49 +101,77 @@ class Reporter:
         self._wake.set()
 
     async def finish(self, status: str, reason: str | None, exit_code: int | None) -> Delivery:
-        """Deliver what is left, then the final status; give up after `finish` seconds and say what is missing."""
+        """Deliver what is left, then the final status; give up after `finish` seconds without an answer.
+
+        Cancelling it leaves undelivered what is.
+        """
         self._is_finishing = True
+        self._answered_at = time.monotonic()
         self._wake.set()
-        is_delivered = False
+        ending = asyncio.create_task(self._finish_all(status, reason, exit_code))
         try:
-            async with asyncio.timeout(self._times.finish):
-                if self._task is not None:
-                    await asyncio.wait({self._task})
-                is_delivered = await self._finish_status(status, reason, exit_code)
-        except TimeoutError:
-            self._trouble = self._trouble or "the server did not answer in time"
-        undelivered = self._buffer.dropped + len(self._buffer)
-        return Delivery(undelivered, is_delivered, self._over or self._trouble)
+            while not ending.done():
+                left = self._answered_at + self._times.finish - time.monotonic()
+                if left <= 0:
+                    break
+                await asyncio.wait({ending}, timeout=left)
+            is_delivered = ending.done() and ending.result()
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+        why = self._over or self._trouble
+        if not is_delivered and why is None:
+            why = "the server did not answer in time"
+        return Delivery(
+            len(self._lines),
+            self._lines.dropped,
+            is_delivered,
+            why,
+            self._error,
+            is_refused=self._over is not None,
+            is_ended_elsewhere=self._closed is not None,
+        )
+
+    async def _finish_all(self, status: str, reason: str | None, exit_code: int | None) -> bool:
+        if self._task is not None:
+            await asyncio.wait({self._task})
+        return await self._finish_status(status, reason, exit_code)
 
     async def _run(self) -> None:
         while True:
             await self._wait_for_work()
             if self._over is not None:
-                self._buffer.clear()
-                self._progress = None
-                self._answered_at = time.monotonic()
-                self._room.set()
-            elif self._needs_reopening:
-                await self._attempt(self._reopen)
-            elif self._buffer.batch():
+                if self._is_finishing:
+                    return
+            elif self._create is not None:
+                await self._attempt(self._make_known)
+            elif self._needs_running:
+                await self._attempt(self._set_running)
+            elif self._lines.batch():
                 await self._attempt(self._send_lines)
             elif self._progress is not None:
                 await self._attempt(self._send_progress)
             elif not self._is_finishing:
                 await self._attempt(self._beat)
-            if self._is_finishing and not len(self._buffer) and self._progress is None:
+            else:
                 return
 
     async def _wait_for_work(self) -> None:
         """Return when there is something to send: lines a moment after the first, progress, or a heartbeat's time."""
-        while not self._is_finishing and not self._buffer.has_full_batch:
-            wait = self._answered_at + self._beat_seconds() - time.monotonic()
-            if len(self._buffer):
+        while not self._is_finishing:
+            wait: float | None = self._answered_at + self._beat_seconds() - time.monotonic()
+            if self._over is not None:
+                wait = None
+            elif self._create is not None or self._needs_running or self._lines.has_full_batch:
+                return
+            elif len(self._lines):
                 await asyncio.sleep(self._times.flush)
                 return
-            if self._progress is not None:
+            elif self._closed is not None:
+                wait = None
+            elif self._progress is not None:
                 wait = self._progress_sent_at + self._times.progress - time.monotonic()
-            if wait <= 0:
+            if wait is not None and wait <= 0:
                 return
             self._wake.clear()
             try:
@@ -173,37 +184,50 @@ class Reporter:
         """Ask more often where nothing pushes a cancel request to this runner."""
         return self._times.heartbeat if self._is_cancel_pushed() else self._times.heartbeat / 5
 
-    async def _attempt(self, send: Callable[[], Any]) -> None:
+    async def _attempt(self, send: Callable[[], Awaitable[None]]) -> None:
         """Send once; judge a failure: wait and let the loop repeat it, correct it, or end reporting."""
         wait: float | None = None
         try:
             await send()
         except ServerUnreachable as error:
-            self._trouble = error.reason
+            self._trouble, self._error = error.reason, error
         except NotLoggedIn as error:
-            self._end(error.reason)
-            return
+            self._error = error
+            if self._is_finishing or not self._lines.is_kept:
+                self._end(error.reason)
+                return
+            # Whoever logs in again meanwhile gets the rest.
+            self._trouble = str(error)
         except ApiError as error:
-            if error.status < 500 and error.status != 429:
+            self._error = error
+            if not error.is_temporary:
                 self._correct(error, is_about_lines=send == self._send_lines)
                 return
             self._trouble, wait = error.message, error.retry_after_seconds
         except ClientError as error:
-            self._trouble = str(error)
+            self._trouble, self._error = str(error), error
         else:
             if self._failures:
                 self._notice("the server is back; everything kept meanwhile is being delivered")
-            self._failures, self._trouble = 0, None
+            self._failures, self._trouble, self._error = 0, None, None
             return
         if not self._failures:
-            self._notice(f"the server does not answer ({self._trouble}); the command goes on, its output is kept")
+            is_away = not isinstance(self._error, NotLoggedIn)
+            what = f"the server does not answer ({self._trouble})" if is_away else f"not reported: {self._trouble}"
+            self._notice(what if self._is_finishing else f"{what}; the command goes on, its output is kept")
         self._failures += 1
         await asyncio.sleep(self._backoff.delay_seconds(self._failures) if wait is None else wait)
 
+    async def _make_known(self) -> None:
+        if self._create is not None:
+            await self._create()
+            self._create = None
+            self._answered({})
+
     async def _send_lines(self) -> None:
-        lines = self._buffer.batch()
-        answer = await self._api.append_lines(self._buffer.first_line, lines)
-        self._buffer.confirm(int(answer.get("nextLine", self._buffer.first_line + len(lines))))
+        lines = self._lines.batch()
+        answer = await self._api.append_lines(self._lines.first_line, lines)
+        self._lines.confirm(int(answer.get("nextLine", self._lines.first_line + len(lines))))
         self._corrections = 0
         self._answered(answer)
 
@@ -234,54 +258,66 @@ class Reporter:
         if self._corrections > MOST_CORRECTIONS:
             self._end(error.message)
         elif error.code == "log_gap" and isinstance(next_line, int):
-            self._buffer.confirm(next_line)
-            self._buffer.renumber(next_line)
+            self._lines.confirm(next_line)
+            self._lines.renumber(next_line)
         elif error.code == "deployment_closed":
-            self._needs_reopening = True
+            self._needs_running = self._closed is None
+            if self._closed is not None:
+                self._end(f"{self._closed}, and takes no more lines")
         elif error.status in (413, 422) and is_about_lines:
-            self._buffer.refuse()
-        elif error.status in (413, 422):
+            self._lines.refuse()
+        elif error.status in (413, 422) and self._progress is not None and self.is_known.is_set():
             self._progress = None
         else:
             self._end(error.message)
 
-    async def _reopen(self) -> None:
-        """Take the deployment up again that the server gave up as lost; else learn how it was ended, and stop."""
+    async def _set_running(self) -> None:
+        """Take up the deployment, also one that the server gave up as lost.
+
+        Where somebody else ended it, learn how: its lines are still taken for a while, and the command
+        of a cancelled one is to stop.
+        """
         try:
-            await self._api.set_status("running")
+            answer = await self._api.set_status("running")
         except ApiError as error:
-            if error.status >= 500 or error.status == 429:
+            if error.code != "invalid_transition":
                 raise
-            seen = await self._api.show()
-            if seen.get("status") == "cancelled":
+            status = (await self._api.show()).get("status")
+            if status == "cancelled":
                 self.cancel_requested.set()
-            self._end(f"the deployment was ended on the server ({seen.get('status')})")
+            self._closed = f"the deployment was ended on the server ({status})"
+            self._progress = None
+            self._answered({})
         else:
-            self._notice("the deployment had been given up as lost; it is taken up again")
-        self._needs_reopening = False
+            if self._is_lost:
+                self._notice("the deployment had been given up as lost; it is taken up again")
+            self._answered(answer)
+        self._needs_running, self._is_lost = False, True
+        self.is_known.set()
 
     async def _finish_status(self, status: str, reason: str | None, exit_code: int | None) -> bool:
         attempt = 0
-        has_reopened = False
         while self._over is None:
             attempt += 1
             try:
                 await self._api.set_status(status, reason, exit_code)
                 return True
             except ApiError as error:
-                if error.code == "invalid_transition" and not has_reopened:
-                    has_reopened = True
-                    await self._attempt(self._reopen)
+                self._error = error
+                if error.code == "invalid_transition" and self._closed is None and attempt <= MOST_CORRECTIONS:
+                    self._needs_running = True
+                    await self._attempt(self._set_running)
                     continue
-                if error.status < 500 and error.status != 429:
-                    self._end(error.message)
+                if not error.is_temporary:
+                    self._end(self._closed or error.message)
                     continue
                 self._trouble = error.message
             except NotLoggedIn as error:
+                self._error = error
                 self._end(error.reason)
                 continue
             except ClientError as error:
-                self._trouble = str(error)
+                self._trouble, self._error = str(error), error
             await asyncio.sleep(self._backoff.delay_seconds(attempt))
         return False
 
@@ -289,6 +325,8 @@ class Reporter:
         """Stop reporting for good; the command goes on."""
         if self._over is None:
             self._over = reason
-            self._buffer.clear()
+            self._lines.stop()
             self._room.set()
-            self._notice(f"reporting stopped: {reason}; the command goes on")
+            goes_on = "" if self._is_finishing else "; the command goes on"
+            kept = ", its output is kept" if self._lines.is_kept and goes_on else ""
+            self._notice(f"reporting stopped: {reason}{goes_on}{kept}")

@@ -4,7 +4,7 @@ Used by `Reporter` only. Every request names the runner (`X-Windflow-Runner`), w
 deployment's lease; each one can be repeated without harm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +51,14 @@ class RunnerApi:
         self._path = f"deployments/{path_segment(self.deployment_id)}"
         self._policy = policy
 
-    async def create(self, name: str, target: str | None = None, program: str | None = None) -> dict[str, Any]:
-        """Create the deployment; the same id and body again answer the same. Raises ApiError `id_taken`."""
+    def creation(self, name: str, target: str | None = None, program: str | None = None) -> dict[str, str]:
+        """Return the body that `create` sends."""
         body = {"deploymentId": self.deployment_id, "name": name, "target": target, "program": program}
-        given = {key: value for key, value in body.items() if value is not None}
-        return await self._send("POST", "deployments", given)
+        return {key: value for key, value in body.items() if value is not None}
+
+    async def create(self, body: Mapping[str, str]) -> dict[str, Any]:
+        """Create the deployment; the same id and body again answer the same. Raises ApiError `id_taken`."""
+        return await self._send("POST", "deployments", dict(body))
 
     async def set_status(self, status: str, reason: str | None = None, exit_code: int | None = None) -> dict[str, Any]:
         """Report a status; the one it has already changes nothing. Raises ApiError `invalid_transition`."""

@@ -114,6 +114,7 @@ def test_the_server_is_found_in_order(
         (["deploy", "--progress-regex", "([0-9]+)%", "--", "true"], "percent"),
         (["deploy", "--cwd", "/no/such/folder", "--", "true"], "/no/such/folder"),
         (["deploy", "--timeout", "0", "--", "true"], "--timeout"),
+        (["deploy", "--id", "../../etc", "--", "true"], "--id"),
         (["serve", "--port", "70000"], "--port"),
         (["plugin", "check", "/no/such/file.py"], "/no/such/file.py"),
     ],
@@ -135,9 +136,9 @@ def test_login_without_a_terminal_says_what_to_use(
 
 
 def test_deploy_without_a_server_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No reachable server at the start: say so and exit 4, before starting the command."""
+    """--no-spool, no reachable server at the start: say so and exit 4, before starting the command."""
     witness = tmp_path / "started"
-    assert run(["deploy", "--server", NOWHERE, "--", "touch", str(witness)]) == 4
+    assert run(["deploy", "--no-spool", "--server", NOWHERE, "--", "touch", str(witness)]) == 4
     assert "cannot reach" in capsys.readouterr().err
     assert not witness.exists()
 

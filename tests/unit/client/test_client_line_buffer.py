@@ -10,7 +10,7 @@ from backend.app.client.runner_api import LogLine
 def filled(count: int, limits: BufferLimits | None = None) -> LineBuffer:
     buffer = LineBuffer(limits)
     for number in range(1, count + 1):
-        buffer.add(LogLine(f"line {number}"))
+        buffer.add([LogLine(f"line {number}")])
     return buffer
 
 
@@ -22,7 +22,7 @@ def test_a_batch_stays_the_same_until_it_is_confirmed() -> None:
     """Retries are idempotent by number: the same lines with the same numbers, whatever came in between."""
     buffer = filled(2)
     assert texts(buffer.batch()) == ["line 1", "line 2"]
-    buffer.add(LogLine("line 3"))
+    buffer.add([LogLine("line 3")])
     assert texts(buffer.batch()) == ["line 1", "line 2"]
     assert buffer.first_line == 1
     buffer.confirm(3)
@@ -43,7 +43,7 @@ def test_batches_are_bounded_by_lines_and_by_text() -> None:
     assert len(buffer.batch()) == 1000
     buffer = LineBuffer(BufferLimits(batch_bytes=1000))
     for text in ("a" * 600, "b" * 600, "c" * 5000, "d"):
-        buffer.add(LogLine(text))
+        buffer.add([LogLine(text)])
     sizes = []
     while batch := buffer.batch():
         sizes.append([line.text[0] for line in batch])
@@ -57,8 +57,8 @@ def test_dropped_lines_become_one_counted_marker() -> None:
     assert texts(buffer.batch())[0] == "line 1"
     for number in range(21, 31):
         while buffer.is_full:
-            buffer.drop_oldest()
-        buffer.add(LogLine(f"line {number}"))
+            buffer.make_room(1)
+        buffer.add([LogLine(f"line {number}")])
     assert texts(buffer.batch()) == [f"line {n}" for n in range(1, 6)]
     buffer.confirm(6)
     rest = texts(buffer.batch())
@@ -101,7 +101,7 @@ def test_what_is_confirmed_is_in_order_and_once(steps: list[str], batch_lines: i
     for step in [*steps, *["send"] * (len(steps) + 2)]:
         if step == "add":
             added += 1
-            buffer.add(LogLine(f"{added}"))
+            buffer.add([LogLine(f"{added}")])
         elif step == "send":
             buffer.confirm(store())
         elif step == "part":
@@ -109,7 +109,7 @@ def test_what_is_confirmed_is_in_order_and_once(steps: list[str], batch_lines: i
         elif step == "lose answer":
             store()
         else:
-            buffer.drop_oldest()
+            buffer.make_room(1)
     numbers = [int(text) for text in server if not text.startswith("…")]
     assert numbers == sorted(set(numbers))
     assert len(numbers) + buffer.dropped == added

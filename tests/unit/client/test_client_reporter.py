@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from backend.app.client.backoff import Backoff
+from backend.app.client.delivery import ReporterTimes
 from backend.app.client.errors import ApiError, NotLoggedIn, ServerUnreachable
-from backend.app.client.line_buffer import BufferLimits
-from backend.app.client.reporter import Reporter, ReporterTimes
+from backend.app.client.line_buffer import BufferLimits, LineBuffer
+from backend.app.client.reporter import Reporter
 from backend.app.client.runner_api import LogLine, RunnerApi
 
 TIMES = ReporterTimes(flush=0.005, progress=0.01, heartbeat=0.05, hold=0.05, finish=2.0)
@@ -175,7 +176,7 @@ async def test_a_full_buffer_holds_the_command_only_for_a_while() -> None:
     server = Server()
     server.is_away = True
     limits = BufferLimits(lines=10, batch_lines=5)
-    async with asyncio.timeout(10), reporter(server, limits=limits) as reports:
+    async with asyncio.timeout(10), reporter(server, lines=LineBuffer(limits)) as reports:
         for number in range(40):
             await reports.add(LogLine(f"{number}"))
         server.is_away = False
@@ -197,7 +198,7 @@ async def test_a_slow_server_slows_the_command_and_loses_nothing() -> None:
         return await stored(first_line, lines)
 
     server.append_lines = slowly  # type: ignore[method-assign]
-    async with reporter(server, limits=BufferLimits(lines=10, batch_lines=5)) as reports:
+    async with reporter(server, lines=LineBuffer(BufferLimits(lines=10, batch_lines=5))) as reports:
         for number in range(100):
             await reports.add(LogLine(f"{number}"))
         delivery = await reports.finish("success", None, 0)
