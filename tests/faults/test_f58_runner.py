@@ -1,5 +1,6 @@
 """F58: runner killed; server away while a command runs; spool full; spool file cut in the middle."""
 
+import asyncio
 import os
 import re
 import signal
@@ -141,3 +142,27 @@ async def test_a_flush_that_is_killed_is_taken_up_by_the_next(place: Place, tmp_
     assert await lines_of(admin, item["deploymentId"]) == [f"{number}" for number in range(count)]
     assert (await shown(admin, item["deploymentId"]))["status"] == "success"
     assert await kept(admin) == []
+
+
+async def test_what_waits_for_a_server_waits_on_disk(place: Place, tmp_path: Path) -> None:
+    """What the runner holds in memory stays bounded: twice the output costs it no more memory."""
+    admin = await place.admin(tmp_path / "admin", QUICK)
+    peaks = []
+    for megabytes in (amount(16, 50), amount(32, 100)):
+        gate = tmp_path / "never"
+        source = f"import time\nfor n in range({megabytes} * 1000): print('x' * 1000)\n"
+        source += f"print('all')\nwhile not __import__('os').path.exists({str(gate)!r}): time.sleep(0.05)"
+        async with admin.start("deploy", "--quiet", "--no-pty", "--", sys.executable, "-u", "-c", source) as run:
+            deployment_id = await run.deployment_id()
+            async with asyncio.timeout(100):
+                while True:
+                    item = next(each for each in await kept(admin) if each["deploymentId"] == deployment_id)
+                    if item["lines"] == megabytes * 1000 + 1:
+                        break
+            status = Path(f"/proc/{run.process.pid}/status").read_text("utf-8")
+            await kill(run)
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak is not None
+        peaks.append(int(peak[1]))
+    measured("F58: runner memory, 100 MB of lines kept minus 50 MB", f"{peaks[1] - peaks[0]} kB", "bounded")
+    assert peaks[1] - peaks[0] < 8_192

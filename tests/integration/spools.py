@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ class Place:
     async def until_line(self, deployment_id: str, count: int) -> None:
         """Wait until the running server has so many lines."""
         await self.until(deployment_id, lambda found: found["lastLine"] >= count)
+
+    async def until_lapsed(self, deployment_id: str) -> None:
+        """Wait until nobody holds the deployment's lease any more."""
+        await self.until(
+            deployment_id,
+            lambda found: datetime.fromisoformat(found["leaseUntil"]) < datetime.now(UTC),
+        )
 
     async def admin(self, folder: Path, environment: dict[str, str] | None = None) -> Person:
         """Start, log somebody in, and go away again."""

@@ -1,7 +1,9 @@
 """`deploy` and `spool` while the server is away: at the start, in the middle, at the end, all the time."""
 
+import asyncio
 import json
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -114,6 +116,44 @@ async def test_a_server_that_comes_while_the_command_runs_gets_all_without_askin
     assert await lines_of(admin, deployment_id) == printed("early", "late")
     assert (await shown(admin, deployment_id))["status"] == "success"
     assert await kept(admin) == []
+
+
+async def test_a_server_that_comes_back_after_the_end_is_waited_for(place: Place, tmp_path: Path) -> None:
+    """The server away at the end: what is left is delivered when it is back within --deliver-for; Ctrl-C keeps it."""
+    admin = await place.admin(tmp_path / "admin")
+    for is_patient in (True, False):
+        async with admin.start("deploy", "--deliver-for", "3600", *waiting_command(("line", None))) as run:
+            deployment_id = await run.deployment_id()
+            await run.until_err("the command has ended")
+            assert f"Ctrl-C keeps it for: windflow spool flush {deployment_id}" in run.err
+            if is_patient:
+                await place.start()
+            else:
+                run.signal(signal.SIGINT)
+            done = await run.end()
+        assert done.status == 0, done.err
+        if is_patient:
+            assert await lines_of(admin, deployment_id) == printed("line")
+            assert await kept(admin) == []
+            await place.kill()
+        else:
+            assert "given up with Ctrl-C" in done.err
+            assert [item["deploymentId"] for item in await kept(admin)] == [deployment_id]
+
+
+async def test_a_server_that_takes_connections_and_is_silent_holds_up_nothing(tmp_path: Path) -> None:
+    """A server that hangs is like one that is away: the command starts, ends, and is kept."""
+    held: list[asyncio.StreamWriter] = []
+    listener = await asyncio.start_server(lambda reader, writer: held.append(writer), "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        somebody = Person(f"http://127.0.0.1:{port}", tmp_path / "somebody", {"WINDFLOW_TOKEN": "wf_x"})
+        done = await somebody.run("deploy", "--deliver-for", "0.2", *waiting_command(("line", None)))
+        for writer in held:
+            writer.close()
+    assert done.status == 0, done.err
+    assert "the server does not answer; the command starts anyway" in done.err
+    assert [item["lines"] for item in await kept(somebody)] == [100]
 
 
 async def test_the_next_deploy_delivers_what_earlier_ones_left(place: Place, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Flush:
         self._cli = cli
         self._folder = folder
         self._silent_seconds = silent_seconds
-        self._away: dict[str, ClientError] = {}
+        self._away: dict[str, ClientError] = {}  # servers that need not be asked again
         self.told: list[dict[str, Any]] = []
         """What became of each."""
         self.exit_status = OK
@@ -66,7 +66,7 @@ class Flush:
             self._tell(spool.head.deployment_id, spool, "delivered", None, delivered=lines)
             return
         error = _error(delivery, url)
-        if not delivery.is_refused:
+        if not delivery.is_refused or isinstance(error, NotLoggedIn):
             self._away[url] = error
         self._fail(exit_status(error))
         self._tell(

@@ -19,6 +19,8 @@ from backend.app.client.runner_api import LogLine, RunnerApi
 Create = Callable[[], Awaitable[Any]]
 """Makes the deployment known to the server; can be repeated."""
 
+MOST_WAIT_SECONDS = 30.0
+"""Longest wait that a server's Retry-After is granted: half a lease."""
 MOST_CORRECTIONS = 3
 """Corrections in a row (of the line number, of a closed deployment); after more, the two sides disagree for good."""
 
@@ -216,7 +218,8 @@ class Reporter:
             what = f"the server does not answer ({self._trouble})" if is_away else f"not reported: {self._trouble}"
             self._notice(what if self._is_finishing else f"{what}; the command goes on, its output is kept")
         self._failures += 1
-        await asyncio.sleep(self._backoff.delay_seconds(self._failures) if wait is None else wait)
+        delay = self._backoff.delay_seconds(self._failures) if wait is None else min(wait, MOST_WAIT_SECONDS)
+        await asyncio.sleep(delay)
 
     async def _make_known(self) -> None:
         if self._create is not None:

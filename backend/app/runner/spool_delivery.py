@@ -73,7 +73,7 @@ async def deliver_waiting(
         finally:
             spool.close()
         tell(spool, delivery)
-        if not delivery.is_over and not delivery.is_refused:
+        if not delivery.is_over and (not delivery.is_refused or isinstance(delivery.error, NotLoggedIn)):
             return
 
 

@@ -22,6 +22,8 @@ from backend.app.runner.spool_store import Spool, SpoolDamaged, scan
 PREFIX = "deployment-"
 LOCK = "lock"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOCK_SECONDS = 0.2
+"""Longer than the moment for which `look` owns a spool."""
 HIDDEN_SECONDS = 60.0
 """A hidden folder of that age is the rest of a process that was killed while it made or removed a spool."""
 
@@ -115,7 +117,7 @@ class SpoolFolder:
         folder = self._folder(deployment_id)
         if not folder.is_dir():
             raise SpoolMissing(deployment_id)
-        lock = _lock(folder)
+        lock = _lock(folder, LOCK_SECONDS)
         try:
             if not files_of(folder):  # its owner removed it while the lock was waited for
                 raise SpoolMissing(deployment_id)
@@ -133,7 +135,7 @@ class SpoolFolder:
         folder = self._folder(deployment_id)
         if not folder.is_dir():
             raise SpoolMissing(deployment_id)
-        lock = _lock(folder)
+        lock = _lock(folder, LOCK_SECONDS)
         try:
             remove_folder(folder)
         finally:
@@ -157,8 +159,8 @@ class SpoolFolder:
         return self.path / f"{PREFIX}{deployment_id}"
 
 
-def _lock(folder: Path) -> BaseFileLock:
-    lock = FileLock(folder / LOCK, timeout=0, thread_local=False, mode=0o600)
+def _lock(folder: Path, seconds: float = 0.0) -> BaseFileLock:
+    lock = FileLock(folder / LOCK, timeout=seconds, thread_local=False, mode=0o600)
     try:
         lock.acquire()
     except Timeout as error:
