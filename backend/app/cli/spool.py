@@ -126,12 +126,12 @@ def _shown(item: "Kept") -> dict[str, Any]:
 
 def _why(item: "Kept") -> str:
     """Say why it is still here."""
-    if item.is_owned:
-        return "a process owns it: it is running, or being delivered"
     if item.state is None:
         return "damaged: not even its name can be read"
+    if item.is_owned:
+        return "its command is running" if item.state.end is None else "it is being delivered"
     if item.state.refusal is not None:
         return f"refused: {item.state.refusal}"
     if item.state.end is None:
-        return "not delivered; its runner was killed"
-    return f"not delivered; it ended: {item.state.end.status}"
+        return "its runner was killed; not delivered"
+    return f"ended: {item.state.end.status}; not delivered"
