@@ -113,7 +113,7 @@ class SpoolFolder:
         return [deployment_id for _, deployment_id in sorted(found)]
 
     def take(self, deployment_id: str) -> Spool:
-        """Own a spool that is there. Raises SpoolTaken, SpoolMissing, SpoolDamaged and OSError."""
+        """Own a spool whose runner has ended. Raises SpoolTaken, SpoolMissing, SpoolDamaged and OSError."""
         folder = self._folder(deployment_id)
         if not folder.is_dir():
             raise SpoolMissing(deployment_id)
@@ -122,7 +122,9 @@ class SpoolFolder:
             if not files_of(folder):  # its owner removed it while the lock was waited for
                 raise SpoolMissing(deployment_id)
             head, state, next_line = scan(folder)
-            return Spool(folder, lock, head, state, next_line, most_bytes=self._most_bytes)
+            spool = Spool(folder, lock, head, state, next_line, most_bytes=self._most_bytes)
+            spool.is_final = True
+            return spool
         except FileNotFoundError as error:
             lock.release()
             raise SpoolMissing(deployment_id) from error

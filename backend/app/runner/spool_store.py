@@ -63,6 +63,8 @@ class Spool:
         self.state = state
         self.next_line = next_line
         """The number that the next line gets."""
+        self.is_final = False
+        """Whether no line comes any more: the command ended, or its runner did."""
         self.trouble: str | None = None
         """Why the disk took something not."""
         self._lock = lock
@@ -151,6 +153,7 @@ class Spool:
 
     def set_end(self, status: str, reason: str | None, exit_code: int | None, at: str) -> None:
         """Note how the command ended; no line comes after that."""
+        self.is_final = True
         self._write()
         self._set(self.state.changed(end=End(status, reason, exit_code, at)))
 

@@ -37,7 +37,8 @@ class SpooledLines:
         """Number of the batch's first line on the server."""
 
     def __len__(self) -> int:
-        return self._spool.waiting + (1 if self._spool.state.missing else 0)
+        has_marker = self._spool.state.missing and (self._spool.waiting or self._spool.is_final)
+        return self._spool.waiting + (1 if has_marker else 0)
 
     @property
     def dropped(self) -> int:
@@ -116,7 +117,8 @@ class SpooledLines:
             body = line.body
             self._read.append(_Entry(LogLine(body["text"], body.get("t"), body.get("stream"), body.get("level"))))
             expected = line.number + 1
-        if not lines:
+        if not lines and self._spool.is_final:
+            # Before that it could grow, and who takes over after a crash would count differently.
             self._mark(self._spool.next_line - expected)
 
     def _mark(self, missing: int) -> None:

@@ -253,6 +253,8 @@ def test_what_arrives_is_in_order_and_once(
     lines = SpooledLines(spool, limits)
     added = 0
     for step in steps:
+        if spool.is_final and step in ("add", "add many", "room"):
+            continue  # whoever takes over delivers, and adds nothing
         match step:
             case "add" | "add many":
                 count = 1 if step == "add" else 40
