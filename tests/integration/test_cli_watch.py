@@ -1,6 +1,5 @@
 """`windflow watch` against a real server: who sees what, live, each line once, and the exit status."""
 
-import asyncio
 import json
 import signal
 import sys
@@ -56,7 +55,8 @@ async def test_the_whole_organization_watches_live_and_nobody_else(people: dict[
         people["vera"].start("watch") as vera,
         people["eve"].start("watch") as eve,
     ):
-        await asyncio.sleep(0)
+        for watcher in (admin, vera, eve):
+            await watcher.until_err("following all deployments")
         async with people["oscar"].start(
             "deploy",
             "--name",
@@ -145,11 +145,11 @@ async def test_foreign_and_missing_deployments_look_the_same(people: dict[str, P
 
 
 async def test_what_is_not_offered_yet_is_said(people: dict[str, Person]) -> None:
-    """--from-line: the server answers `unsupported`; its message is shown, exit 1."""
+    """--from-line: the server refuses what it does not offer; its message is shown, exit 1."""
     done = await people["oscar"].run("deploy", "--json", "--", "true")
     watched = await people["vera"].run("watch", done.json()["deploymentId"], "--from-line", "2")
     assert watched.status == 1
-    assert "unsupported" in watched.err
+    assert watched.err == "windflow: from_line: continuing a log is not offered yet\n"
     assert watched.out == ""
 
 

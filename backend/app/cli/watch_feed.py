@@ -1,21 +1,23 @@
 """Follows deployments: what was there, then what comes, each line once and in order.
 
 Used by `windflow watch`. Subscribes first and reads after, so that nothing falls between; a line
-that is known is dropped by its number, one that is missing is fetched.
+that is known is dropped by its number, one that is missing is fetched. A read that no server
+answers counts as a lost connection: the stream comes back, and what was missed is read then.
 """
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from backend.app.cli.ansi import safe_line, safe_name
 from backend.app.cli.deployments import LOG_PAGE_LINES, progress_text
-from backend.app.cli.failures import FAILED, INTERRUPTED
+from backend.app.cli.failures import FAILED, INTERRUPTED, UNREACHABLE, exit_status
 from backend.app.cli.output import STATUS_STYLES, Output
 from backend.app.client.api import WindFlowClient, path_segment
-from backend.app.client.errors import ApiError
-from backend.app.client.stream import Event, Reconnected, Subscription
+from backend.app.client.errors import ApiError, ServerUnreachable
+from backend.app.client.stream import Event, EventStream, Reconnected, Subscription
 
 ENDED = ("success", "failed", "cancelled")
 GIVE_UP_SECONDS = 600.0
@@ -38,6 +40,8 @@ class Watched:
     reason: str | None = None
     next_line: int | None = None
     """The first line not yet shown; None: nothing of its log was seen, so nothing can be missing."""
+    is_joined: bool = False
+    """Whether it was there when it was first read, and its lines up to then were left out."""
 
     @property
     def has_ended(self) -> bool:
@@ -65,33 +69,48 @@ class Feed:
         self._errors = output.console(is_error=True)
         self._styles = itertools.cycle(_NAME_STYLES)
         self._width = 0
+        self._has_read_all = False
         self.known: dict[str, Watched] = {}
 
-    async def load(self, deployment_id: str, *, with_end: bool = True) -> Watched:
-        """Read one deployment's present state and show it, an end only `with_end`. Raises ApiError."""
-        return self.take(await self._client.get(f"deployments/{path_segment(deployment_id)}"), with_end=with_end)
+    async def load(self, deployment_id: str, from_line: int | None = None) -> Watched:
+        """Show one deployment's present state and the lines that are missing, an end last. Raises ApiError.
+
+        Of a log that nothing was seen of, lines are shown from `from_line` on, none without it. What fails in
+        the middle leaves everything as it was, except for the lines that were shown.
+        """
+        item = await self._client.get(f"deployments/{path_segment(deployment_id)}")
+        watched = self._get(item["id"], item.get("name"))
+        if watched.next_line is None:
+            watched.next_line = from_line
+        if item.get("status") not in ENDED:
+            self.take(item)
+        await self.catch_up(watched)
+        return self.take(item)
 
     async def load_active(self) -> None:
-        """Read all deployments that have not ended, and those known to this feed that have."""
+        """Read all deployments that have not ended, and those known to this feed that have.
+
+        One that is news later than the first time began while the connection was away: it is shown from its start.
+        """
         for status in ("running", "pending"):
             async for item in self._client.items("deployments", {"status": status}):
                 is_new = item["id"] not in self.known
                 watched = self.take(item)
                 if is_new:
-                    watched.next_line = (item.get("lastLine") or 0) + 1
-                else:
-                    await self.catch_up(watched)
+                    watched.is_joined = not self._has_read_all
+                    watched.next_line = (item.get("lastLine") or 0) + 1 if watched.is_joined else 1
+                await self.catch_up(watched)
         for watched in [w for w in self.known.values() if not w.has_ended]:
             await self._refresh(watched)
+        self._has_read_all = True
 
-    def take(self, item: dict[str, Any], *, with_end: bool = True) -> Watched:
+    def take(self, item: dict[str, Any]) -> Watched:
         """Take a deployment as the API describes it, and show it where its status is news."""
         watched = self._get(item["id"], item.get("name"))
         if watched.status != item.get("status"):
             watched.status, watched.exit_code = item.get("status"), item.get("exitCode")
             watched.reason = item.get("reason")
-            if with_end or not watched.has_ended:
-                self.show_status(watched, progress_text(item))
+            self.show_status(watched, progress_text(item))
         return watched
 
     async def catch_up(self, watched: Watched, before_line: int | None = None) -> None:
@@ -125,8 +144,9 @@ class Feed:
         watched = self.known.get(deployment_id)
         if event.type == "DEPLOYMENT_CREATED":
             watched = self._get(deployment_id, event.data.get("deploymentName"))
-            if watched.next_line is None:
-                watched.next_line = 1
+            if watched.next_line is None or watched.is_joined:
+                # Read after it was created and before this told so: every line of it is still to come.
+                watched.next_line, watched.is_joined = 1, False
             if watched.status is None:
                 watched.status = event.data.get("status") or "pending"
                 self.show_status(watched)
@@ -140,12 +160,8 @@ class Feed:
         data = event.data
         if event.type == "DEPLOYMENT_LOGS_UPDATE":
             await self._lines(watched, data)
-        elif event.type == "DEPLOYMENT_STATUS_CHANGED" and data.get("newStatus") != watched.status:
-            watched.status, watched.exit_code = data.get("newStatus"), data.get("exitCode")
-            watched.reason = data.get("reason")
-            if watched.has_ended:
-                await self.catch_up(watched)
-            self.show_status(watched)
+        elif event.type == "DEPLOYMENT_STATUS_CHANGED":
+            await self._status(watched, data)
         elif event.type == "DEPLOYMENT_PROGRESS":
             self._show_fact(watched, progress_text(data), {"progress": data.get("progress"), "step": data.get("step")})
         elif event.type == "DEPLOYMENT_CANCEL_REQUESTED":
@@ -154,6 +170,16 @@ class Feed:
         elif event.type == "DEPLOYMENT_DELETED":
             self._show_fact(watched, "deleted", {"isDeleted": True})
             watched.status = watched.status or "deleted"
+
+    async def _status(self, watched: Watched, data: dict[str, Any]) -> None:
+        # An end that was read already is the last word; what led to it may still be on its way.
+        if watched.has_ended or data.get("newStatus") == watched.status:
+            return
+        if data.get("newStatus") in ENDED:
+            await self.catch_up(watched)
+        watched.status, watched.exit_code = data.get("newStatus"), data.get("exitCode")
+        watched.reason = data.get("reason")
+        self.show_status(watched)
 
     async def _lines(self, watched: Watched, data: dict[str, Any]) -> None:
         texts, first = data.get("logs") or [], data.get("firstLine")
@@ -190,9 +216,6 @@ class Feed:
                 raise
             watched.status = "deleted"
             del self.known[watched.deployment_id]
-        else:
-            if watched.has_ended:
-                await self.catch_up(watched)
 
     def _get(self, deployment_id: str, name: str | None) -> Watched:
         watched = self.known.get(deployment_id)
@@ -209,6 +232,10 @@ class Feed:
         # Written as it is: Rich would interpret and wrap what is somebody's output.
         line = safe_line(text, with_colours=self._with_colours)
         print(f"{self._prefix(watched)}{line}" if self._with_names else line, flush=True)
+
+    def say_following(self) -> None:
+        """Say on stderr that from now on everything is seen: until something happens, nothing else would show it."""
+        self._output.warn("following all deployments of your organization; Ctrl-C ends it")
 
     def show_status(self, watched: Watched, extra: str = "") -> None:
         """Show a deployment's status, with exit status and reason where there are any."""
@@ -250,37 +277,57 @@ class Feed:
         return capture.get()
 
 
+class _Reads:
+    """Reads over REST beside a stream: one that gets no answer makes the stream come back first."""
+
+    def __init__(self, events: EventStream) -> None:
+        self._events = events
+        self._failing_since: float | None = None
+
+    async def answered(self, reading: Awaitable[object]) -> bool:
+        """Return whether a read was answered; if not, the stream's next item is Reconnected.
+
+        Raises what the server refuses, and ServerUnreachable or ApiError after GIVE_UP_SECONDS without an answer.
+        """
+        try:
+            await reading
+        except (ServerUnreachable, ApiError) as error:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            if exit_status(error) != UNREACHABLE or now - self._failing_since > GIVE_UP_SECONDS:
+                raise
+            await self._events.lose(str(error))
+            return False
+        self._failing_since = None
+        return True
+
+
 async def follow_one(client: WindFlowClient, feed: Feed, deployment_id: str, from_line: int | None, lost: Lost) -> int:
     """Show one deployment to its end and return its exit status."""
     wanted = Subscription(("DEPLOYMENT_*",), deployment_id, from_line)
     async with client.events(wanted, give_up_seconds=GIVE_UP_SECONDS, on_lost=lost) as events:
-        watched = await feed.load(deployment_id, with_end=False)
-        watched.next_line = 1
-        await feed.catch_up(watched)
-        if watched.has_ended:
-            feed.show_status(watched)
-        while not watched.has_ended:
+        reads = _Reads(events)
+        is_read = await reads.answered(feed.load(deployment_id, from_line=1))
+        while True:
+            watched = feed.known.get(deployment_id)
+            if is_read and watched is not None and watched.has_ended:
+                return watched.exit_status()
             event = await anext(events)
             if isinstance(event, Reconnected):
-                await feed.load(deployment_id)
-                await feed.catch_up(watched)
+                is_read = await reads.answered(feed.load(deployment_id, from_line=1))
                 continue
-            await feed.event(event)
+            is_read = await reads.answered(feed.event(event))
             if event.type == "DEPLOYMENT_DELETED" and event.data.get("deploymentId") == deployment_id:
                 return FAILED
-        # Lines that were stored just before the end and pushed after it.
-        await feed.catch_up(watched)
-    return watched.exit_status()
 
 
 async def follow_all(client: WindFlowClient, feed: Feed, lost: Lost) -> int:
     """Show all deployments of the organization until interrupted."""
     wanted = Subscription(("DEPLOYMENT_*",))
     async with client.events(wanted, give_up_seconds=GIVE_UP_SECONDS, on_lost=lost) as events:
-        await feed.load_active()
+        reads = _Reads(events)
+        if await reads.answered(feed.load_active()):
+            feed.say_following()
         async for event in events:
-            if isinstance(event, Reconnected):
-                await feed.load_active()
-            else:
-                await feed.event(event)
+            await reads.answered(feed.load_active() if isinstance(event, Reconnected) else feed.event(event))
     return 0

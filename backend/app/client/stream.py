@@ -157,6 +157,15 @@ class EventStream:
                 return Event.from_message(message)
         return await self._come_back()
 
+    async def lose(self, reason: str) -> None:
+        """Give the connection up, so that the next item is Reconnected: for a consumer whose reads get no answer.
+
+        Does nothing where it is away already.
+        """
+        if self._socket is not None:
+            await self._drop()
+            self._closed, self._lost_at = Closed(1006, reason), time.monotonic()
+
     async def subscribe(self, *event_types: str, deployment_id: str | None = None) -> Message:
         """Add a subscription, now and after every reconnect; return the reply's data. Raises ApiError."""
         wanted = Subscription(event_types, deployment_id)
