@@ -16,7 +16,7 @@ from backend.app.config import Settings
 from backend.app.database import Base, Database
 from backend.app.realtime.event import Event
 from backend.app.realtime.unit_of_work import write_hooks
-from tests.services import postgres_database, require_or_skip
+from tests.services import PROVIDE_POSTGRES, postgres_database, require_or_skip, server_database
 
 for _name in [name for name in os.environ if name.startswith("WINDFLOW_") and not name.startswith("WINDFLOW_TEST_")]:
     del os.environ[_name]  # a developer's own settings must not decide what the tests see
@@ -29,16 +29,33 @@ def postgres_url() -> Iterator[str]:
         with postgres_database(f"windflow_test_{os.getpid()}_{uuid.uuid4().hex[:8]}") as url:
             yield url
     except OSError as error:
-        require_or_skip("postgres", f"no PostgreSQL: {error}; start one or set WINDFLOW_TEST_POSTGRES_URL")
+        require_or_skip("postgres", f"no PostgreSQL: {error}; {PROVIDE_POSTGRES}")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     """Each test that asks for it runs on SQLite and on PostgreSQL. None means SQLite in the data folder."""
     if request.param == "sqlite":
         return None
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def module_database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The settings of the one server of a module: its tests run once for each kind of database."""
+    with server_database(request.param) as settings:
+        yield settings
+
+
+@pytest.fixture(params=DATABASES)
+def own_database(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The settings of a server of one test: it runs once for each kind of database."""
+    with server_database(request.param) as settings:
+        yield settings
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,6 +15,9 @@ POSTGRES_URLS = (
     "postgresql://postgres@127.0.0.1:5432/postgres",
     "postgresql://postgres:postgres@127.0.0.1:5432/postgres",
 )
+
+
+PROVIDE_POSTGRES = "start one or set WINDFLOW_TEST_POSTGRES_URL"
 
 
 def required() -> set[str]:
@@ -57,3 +61,20 @@ def postgres_database(name: str) -> Iterator[str]:
             asyncio.run(_execute(url, f'DROP DATABASE "{name}" WITH (FORCE)'))
         return
     raise OSError("; ".join(reasons))
+
+
+@contextmanager
+def server_database(kind: str) -> Iterator[dict[str, str]]:
+    """Give the settings of a server on an empty database of its own: `sqlite` in its folder, or `postgres`.
+
+    Skips with the reason, or fails where it is required, when there is no PostgreSQL.
+    """
+    if kind == "sqlite":
+        yield {}
+        return
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(postgres_database(f"windflow_test_{os.getpid()}_{uuid.uuid4().hex[:8]}"))
+        except OSError as error:
+            require_or_skip("postgres", f"no PostgreSQL: {error}; {PROVIDE_POSTGRES}")
+        yield {"DATABASE_URL": url}

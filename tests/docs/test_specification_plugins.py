@@ -97,13 +97,14 @@ class World:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     folder = tmp_path_factory.mktemp("specification")
     plugins = folder / "plugins"
     plugins.mkdir()
     for name, text in FILES.items():
         (plugins / name).write_text(IMPORTS + text, encoding="utf-8")
-    async with server_process(folder, {"PLUGINS_DIR": str(plugins), "LOG_LEVEL": "DEBUG"}) as server:
+    settings = {"PLUGINS_DIR": str(plugins), "LOG_LEVEL": "DEBUG", **module_database}
+    async with server_process(folder, settings) as server:
         yield World(server, await make_people(server))
 
 

@@ -7,7 +7,7 @@ import pty
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,10 +170,11 @@ class Person:
 
 
 @asynccontextmanager
-async def server_on_port(folder: Path, port: int) -> AsyncIterator[None]:
-    """Run a server on the data of `folder` and on a port that an earlier one had."""
+async def server_on_port(folder: Path, port: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[None]:
+    """Run a server on the data of `folder` and on a port that an earlier one had; settings as `server_process`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDFLOW_")}
     environment |= {"PYTHONPATH": str(REPOSITORY), "WINDFLOW_DATA_DIR": str(folder / "data")}
+    environment |= {f"WINDFLOW_{name}": value for name, value in (settings or {}).items()}
     with (folder / "second.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *WINDFLOW, "--json", "serve", "--port", str(port), env=environment, cwd=folder,

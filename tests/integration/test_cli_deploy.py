@@ -19,8 +19,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
-    async with server_process(tmp_path_factory.mktemp("deploy") / "server") as running:
+async def server(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    async with server_process(tmp_path_factory.mktemp("deploy") / "server", module_database) as running:
         yield running
 
 
@@ -262,12 +264,12 @@ async def test_a_cancel_by_somebody_else_stops_a_silent_command(admin: Person) -
     assert again.status == 1
 
 
-async def test_a_server_that_restarts_misses_nothing(tmp_path: Path) -> None:
+async def test_a_server_that_restarts_misses_nothing(own_database: dict[str, str], tmp_path: Path) -> None:
     """The server being away in the middle: the command goes on, and every line is delivered once, in order."""
     go, source = tmp_path / "go", "for n in range(200): print('early', n, flush=True)\n"
     source += f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.02)\n"
     source += "for n in range(200): print('late', n, flush=True)\n"
-    async with server_process(tmp_path / "server") as first:
+    async with server_process(tmp_path / "server", own_database) as first:
         port = int(first.url.rpartition(":")[2])
         admin = await Person(first.url, tmp_path / "admin").login("admin", PASSWORD)
         starting = admin.start("deploy", *python(source))
@@ -279,7 +281,7 @@ async def test_a_server_that_restarts_misses_nothing(tmp_path: Path) -> None:
     go.touch()
     await run.until_out("late 199")
     await run.until_err("does not answer")
-    async with server_on_port(tmp_path / "server", port):
+    async with server_on_port(tmp_path / "server", port, own_database):
         done = await run.end()
         await starting.__aexit__(None, None, None)
         assert done.status == 0

@@ -18,9 +18,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
+async def server(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
     # A token lives for two seconds, so that every test also refreshes.
-    settings = {"ACCESS_TOKEN_SECONDS": "2", "LOGIN_FAILURES": "50"}
+    settings = {"ACCESS_TOKEN_SECONDS": "2", "LOGIN_FAILURES": "50", **module_database}
     async with server_process(tmp_path_factory.mktemp("identity") / "server", settings) as running:
         yield running
 
@@ -163,24 +165,28 @@ async def test_plugins_are_listed(admin: Person) -> None:
     assert "audit_logger" in (await admin.run("plugin", "list")).out
 
 
-async def test_a_reset_beside_a_running_server_closes_the_users_sockets(tmp_path: Path) -> None:
+async def test_a_reset_beside_a_running_server_closes_the_users_sockets(
+    own_database: dict[str, str], tmp_path: Path
+) -> None:
     """By database re-check: a password that is reset on the server's machine ends the user's open sockets, 4503."""
     folder = tmp_path / "server"
-    async with server_process(folder, {"RECHECK_SECONDS": "0.2"}) as server:
+    async with server_process(folder, {"RECHECK_SECONDS": "0.2", **own_database}) as server:
         person = Person(server.url, tmp_path / "admin")
         person.environment["WINDFLOW_DATA_DIR"] = str(folder / "data")
+        person.environment |= {f"WINDFLOW_{name}": value for name, value in own_database.items()}
         async with open_socket(server.socket_url, await server.login()) as socket:
             done = await person.run("user", "reset-password", "admin", "--json")
             assert done.status == 0, done.err
             assert (await socket.closed())[0] == 4503
 
 
-async def test_a_lost_password_is_reset_on_the_servers_machine(tmp_path: Path) -> None:
+async def test_a_lost_password_is_reset_on_the_servers_machine(own_database: dict[str, str], tmp_path: Path) -> None:
     """`user reset-password` works on the database itself, whether the server runs or not, and ends the sessions."""
     folder = tmp_path / "server"
-    async with server_process(folder) as server:
+    async with server_process(folder, own_database) as server:
         person = await Person(server.url, tmp_path / "admin").login("admin", PASSWORD)
         person.environment["WINDFLOW_DATA_DIR"] = str(folder / "data")
+        person.environment |= {f"WINDFLOW_{name}": value for name, value in own_database.items()}
         done = await person.run("user", "reset-password", "admin", "--json")
         assert done.status == 0, done.err
         old = await Person(server.url, tmp_path / "old").run(
@@ -191,10 +197,15 @@ async def test_a_lost_password_is_reset_on_the_servers_machine(tmp_path: Path) -
     offline = await person.run("user", "reset-password", "ADMIN", "--password-stdin", stdin="another good one\n")
     assert offline.status == 0, offline.err
     assert (await person.run("user", "reset-password", "nobody")).status == 1
+    upgraded = await person.run("db", "upgrade")
+    assert upgraded.status == 0
+    assert "up to date" in upgraded.out
+
+
+async def test_a_password_is_not_reset_where_there_is_no_database(tmp_path: Path) -> None:
+    """`user reset-password` in the wrong folder says so and makes nothing there."""
+    person = Person("http://127.0.0.1:9", tmp_path)
     nowhere = await person.run("user", "reset-password", "admin", "--data-dir", str(tmp_path / "none"))
     assert nowhere.status == 1
     assert "there is no database" in nowhere.err
     assert not (tmp_path / "none").exists()
-    upgraded = await person.run("db", "upgrade")
-    assert upgraded.status == 0
-    assert "up to date" in upgraded.out

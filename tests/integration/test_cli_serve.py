@@ -18,8 +18,9 @@ def operator(tmp_path: Path) -> Person:
     return person
 
 
-async def test_the_banner_is_all_one_needs(operator: Person) -> None:
+async def test_the_banner_is_all_one_needs(operator: Person, own_database: dict[str, str]) -> None:
     """Address, first password once, login command; stopping it is status 0 and the password is not shown again."""
+    operator.environment |= {f"WINDFLOW_{name}": value for name, value in own_database.items()}
     async with operator.start("serve", "--port", "0") as server:
         await server.until_out("Ctrl-C")
         found = re.search(r"windflow (login (http://127\.0\.0\.1:\d+) --username admin)", server.out)
@@ -44,8 +45,9 @@ async def test_the_banner_is_all_one_needs(operator: Person) -> None:
         assert (await again.end()).status == 0
 
 
-async def test_two_servers_do_not_share_a_folder(operator: Person) -> None:
+async def test_two_servers_do_not_share_a_folder(operator: Person, own_database: dict[str, str]) -> None:
     """The data folder is locked: a second server on it says so in one line, exit 1."""
+    operator.environment |= {f"WINDFLOW_{name}": value for name, value in own_database.items()}
     async with operator.start("serve", "--port", "0") as server:
         await server.until_out("Ctrl-C")
         second = await operator.run("serve", "--port", "0")

@@ -16,8 +16,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
-    async with server_process(tmp_path_factory.mktemp("watch") / "server") as running:
+async def server(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    async with server_process(tmp_path_factory.mktemp("watch") / "server", module_database) as running:
         yield running
 
 
@@ -171,11 +173,13 @@ async def test_a_viewer_may_watch_but_not_deploy_or_cancel(people: dict[str, Per
     assert (await people["vera"].run("cancel", own.json()["deploymentId"])).status == 3
 
 
-async def test_a_watch_survives_a_restart_and_shows_each_line_once(tmp_path: Path) -> None:
+async def test_a_watch_survives_a_restart_and_shows_each_line_once(
+    own_database: dict[str, str], tmp_path: Path
+) -> None:
     """Reconnect with back-off; lines that came meanwhile are fetched, none is shown twice."""
     go = tmp_path / "go"
     then = "for n in range(100): print('late', n, flush=True)"
-    async with server_process(tmp_path / "server") as first:
+    async with server_process(tmp_path / "server", own_database) as first:
         port = int(first.url.rpartition(":")[2])
         admin = await Person(first.url, tmp_path / "admin").login("admin", PASSWORD)
         deploying = admin.start("deploy", "--name", "app", *waiting_for(go, then))
@@ -189,7 +193,7 @@ async def test_a_watch_survives_a_restart_and_shows_each_line_once(tmp_path: Pat
         await first.process.wait()
     await watch.until_err("connection lost")
     await follow.until_err("connection lost")
-    async with server_on_port(tmp_path / "server", port):
+    async with server_on_port(tmp_path / "server", port, own_database):
         go.touch()
         assert (await deploy.end()).status == 0
         done = await watch.end()

@@ -27,9 +27,11 @@ SETTINGS = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
+async def server(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
     folder: Path = tmp_path_factory.mktemp("protocol")
-    async with server_process(folder, SETTINGS) as running:
+    async with server_process(folder, {**SETTINGS, **module_database}) as running:
         yield running
 
 
