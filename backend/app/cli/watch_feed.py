@@ -277,7 +277,7 @@ class Feed:
         return capture.get()
 
 
-class _Reads:
+class Reads:
     """Reads over REST beside a stream: one that gets no answer makes the stream come back first."""
 
     def __init__(self, events: EventStream) -> None:
@@ -306,7 +306,7 @@ async def follow_one(client: WindFlowClient, feed: Feed, deployment_id: str, fro
     """Show one deployment to its end and return its exit status."""
     wanted = Subscription(("DEPLOYMENT_*",), deployment_id, from_line)
     async with client.events(wanted, give_up_seconds=GIVE_UP_SECONDS, on_lost=lost) as events:
-        reads = _Reads(events)
+        reads = Reads(events)
         is_read = await reads.answered(feed.load(deployment_id, from_line=1))
         while True:
             watched = feed.known.get(deployment_id)
@@ -325,7 +325,7 @@ async def follow_all(client: WindFlowClient, feed: Feed, lost: Lost) -> int:
     """Show all deployments of the organization until interrupted."""
     wanted = Subscription(("DEPLOYMENT_*",))
     async with client.events(wanted, give_up_seconds=GIVE_UP_SECONDS, on_lost=lost) as events:
-        reads = _Reads(events)
+        reads = Reads(events)
         if await reads.answered(feed.load_active()):
             feed.say_following()
         async for event in events:
