@@ -32,7 +32,7 @@ test: $(VENV)/dev.stamp  ## every test, with short settings and small counts
 	@$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
 
 prove: $(VENV)/dev.stamp  ## the same tests with the numbers that were asked for; writes docs/reference/figures.md
-	@WINDFLOW_TEST_PROVE=1 $(PYTEST) $(ARGS)
+	@WINDFLOW_TEST_PROVE=1 $(PYTEST) -o timeout=900 $(ARGS)
 
 check: $(VENV)/dev.stamp  ## style, types, layers, contract, known vulnerabilities
 	@$(BIN)/ruff check .

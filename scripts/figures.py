@@ -25,6 +25,12 @@ _HEAD = (
 _NOTHING = "\nNot measured yet.\n"
 
 
+def read_section(name: str, page: Path = PAGE) -> str:
+    """Return the Markdown of one section, empty where nothing was measured yet; raise KeyError as `write_section`."""
+    body = _read(page)[name]
+    return "" if body == _NOTHING else body.strip()
+
+
 def write_section(name: str, body: str, page: Path = PAGE) -> None:
     """Replace one section of the page with Markdown; raise KeyError for a section that is not one of `SECTIONS`."""
     if name not in SECTIONS:

@@ -205,7 +205,8 @@ def pages() -> dict[str, str]:
     }
     links = "".join(f"- [{text.splitlines()[0].removeprefix('# ')}]({name})\n" for name, text in made.items())
     made["README.md"] = (
-        f"# Reference\n\nWritten from the code by `make docs`; `make check` fails when it is stale.\n\n{links}"
+        f"# Reference\n\nWritten from the code by `make docs`; `make check` fails when it is stale.\n\n{links}\n"
+        "Measured by `make bench` and `make prove`:\n\n- [Figures](figures.md)\n"
     )
     return {name: MARK + text.rstrip() + "\n" for name, text in made.items()}
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from pydantic import SecretStr
 
@@ -16,10 +17,23 @@ from backend.app.config import Settings
 from backend.app.database import Base, Database
 from backend.app.realtime.event import Event
 from backend.app.realtime.unit_of_work import write_hooks
+from tests.proving import IS_PROVING
+from tests.proving_report import Report
 from tests.services import PROVIDE_POSTGRES, postgres_database, require_or_skip, server_database
 
 for _name in [name for name in os.environ if name.startswith("WINDFLOW_") and not name.startswith("WINDFLOW_TEST_")]:
     del os.environ[_name]  # a developer's own settings must not decide what the tests see
+
+
+# No deadline for an example: how long one takes on a busy machine is not what is tested.
+hypothesis.settings.register_profile("test", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("prove", deadline=None, print_blob=True, max_examples=2000)
+hypothesis.settings.load_profile("prove" if IS_PROVING else "test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have what a proving run measures written to its page."""
+    config.pluginmanager.register(Report(), "windflow-figures")
 
 
 @pytest.fixture(scope="session")

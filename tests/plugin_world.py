@@ -56,9 +56,9 @@ async def within(awaitable: Coroutine[Any, Any, T]) -> T:
         return await awaitable
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
     """Wait until a condition holds, for at most the deadline."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - any condition, also one nobody signals
             await asyncio.sleep(0.005)
 

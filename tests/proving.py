@@ -1,7 +1,7 @@
 """The two tiers of the suite: small counts with `make test`, the numbers that were asked for with `make prove`.
 
 A test takes its counts from `amount` and tells what it measured with `measured`; at the end of a proving run
-`tests/conftest.py` writes the rows to docs/reference/figures.md.
+`tests/proving_report.py` writes the rows to docs/reference/figures.md. A row is known by what it is about.
 """
 
 import os
@@ -39,4 +39,10 @@ def measured(what: str, value: str, beside: str) -> None:
 def table(rows: list[Row]) -> str:
     """Return rows as a Markdown table."""
     lines = ["| What | Measured | Beside |", "| --- | --- | --- |"]
-    return "\n".join(lines + [f"| {row.what} | {row.value} | {row.beside} |" for row in rows])
+    for row in rows:
+        lines.append("| " + " | ".join(_cell(text) for text in (row.what, row.value, row.beside)) + " |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

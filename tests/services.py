@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -61,6 +61,11 @@ def postgres_database(name: str) -> Iterator[str]:
             asyncio.run(_execute(url, f'DROP DATABASE "{name}" WITH (FORCE)'))
         return
     raise OSError("; ".join(reasons))
+
+
+def database_name(settings: Mapping[str, str]) -> str:
+    """Return what a server with these settings keeps its data in, as people call it."""
+    return "PostgreSQL" if "DATABASE_URL" in settings else "SQLite"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Running:
         self.process = process
         self.out = ""
         self.err = ""
+        self.arrivals: list[tuple[float, int]] = []
+        """When stdout had grown to how many characters: the time as `time.time()` gives it."""
         self._changed = asyncio.Condition()
         self._readers: list[asyncio.Task[None]] = []
 
@@ -55,7 +58,14 @@ class Running:
                 return
             async with self._changed:
                 setattr(self, name, getattr(self, name) + data.decode("utf-8", "replace"))
+                if name == "out":
+                    self.arrivals.append((time.time(), len(self.out)))
                 self._changed.notify_all()
+
+    def arrived_at(self, text: str) -> float:
+        """Return when the first occurrence of a text on stdout was complete."""
+        end = self.out.index(text) + len(text)
+        return next(moment for moment, length in self.arrivals if length >= end)
 
     async def until(self, condition: Callable[["Running"], bool], seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until what was printed fulfils a condition; fail with what was printed."""
@@ -167,6 +177,26 @@ class Person:
             await _finish(process)
             transport.close()
             os.close(master)
+
+
+async def shown(person: Person, deployment_id: str) -> dict[str, Any]:
+    """Return a deployment as `show` tells it."""
+    found: dict[str, Any] = (await person.run("show", deployment_id, "--json")).json()
+    return found
+
+
+async def lines_of(person: Person, deployment_id: str) -> list[str]:
+    """Return the lines of a deployment's log; they must be numbered from 1 without a gap."""
+    done = await person.run("logs", deployment_id, "--json")
+    assert done.status == 0, done.err
+    items = [json.loads(line) for line in done.out.splitlines()]
+    assert [item["line"] for item in items] == list(range(1, len(items) + 1))
+    return [item["text"] for item in items]
+
+
+def python(source: str) -> tuple[str, ...]:
+    """Return the arguments that deploy a Python program."""
+    return ("--", sys.executable, "-c", source)
 
 
 @asynccontextmanager

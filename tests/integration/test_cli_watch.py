@@ -1,7 +1,9 @@
 """`windflow watch` against a real server: who sees what, live, each line once, and the exit status."""
 
 import json
+import re
 import signal
+import statistics
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest_asyncio
 
 from tests.integration.cli_process import Person, server_on_port
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
+from tests.proving import amount, measured
+from tests.services import database_name
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,6 +87,39 @@ async def test_the_whole_organization_watches_live_and_nobody_else(people: dict[
         assert "shop" not in eve.out
         admin.signal(signal.SIGINT)
         assert (await admin.end()).status == 130
+
+
+TICKER = """
+import sys, time
+for n in range(int(sys.argv[1])):
+    print("tick", n, "at", time.time(), flush=True)
+    time.sleep(0.05)
+"""
+
+
+async def test_each_line_is_seen_while_the_command_runs(
+    people: dict[str, Person], module_database: dict[str, str]
+) -> None:
+    """Two other users see each line within a second of its being printed: all of them, in order; the delay is noted."""
+    count = amount(10, 200)
+    async with people["admin"].start("watch") as admin, people["vera"].start("watch") as vera:
+        for watcher in (admin, vera):
+            await watcher.until_err("following all deployments")
+        command = ("--", sys.executable, "-c", TICKER, str(count))
+        assert (await people["oscar"].run("deploy", "--name", "clock", *command)).status == 0
+        delays = []
+        for watcher in (admin, vera):
+            await watcher.until_out("clock │ ● success")
+            ticks = re.findall(r"clock │ (tick (\d+) at (\S+)\n)", watcher.out)
+            assert [int(number) for _, number, _ in ticks] == list(range(count))
+            delays += [watcher.arrived_at(line) - float(printed) for line, _, printed in ticks]
+    name = database_name(module_database)
+    half, most = statistics.median(delays), max(delays)
+    measured(
+        f"From a line being printed to its being shown by two other users' `watch`, {count} lines ({name})",
+        f"median {half * 1000:.0f} ms, longest {most * 1000:.0f} ms",
+        "1 s",
+    )
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137)])

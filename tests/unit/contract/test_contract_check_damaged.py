@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from backend.app.contract.check import differences
 from backend.app.contract.typescript import generate
 from backend.app.schemas.websocket_events import CORE_EVENTS, core_catalogue
+from tests.proving import amount
 
 GENERATED = generate(core_catalogue())
 
@@ -39,7 +40,7 @@ def test_a_payload_after_a_broken_statement_is_still_compared() -> None:
     assert str(found[1]) == "DeploymentProgress.progress: number in the catalogue, string in the file"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=amount(60, 600))
 @given(st.data())
 def test_no_text_makes_the_check_fail(data: st.DataObject) -> None:
     """The check answers for any text, also for a damaged types.ts."""
@@ -51,7 +52,7 @@ def test_no_text_makes_the_check_fail(data: st.DataObject) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=amount(40, 400))
 def test_a_text_without_events_is_never_accepted(text: str) -> None:
     """Every payload is missing from it, at least."""
     assert len(differences(text, core_catalogue())) > len(CORE_EVENTS) - 1
