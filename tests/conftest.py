@@ -19,7 +19,7 @@ from backend.app.realtime.event import Event
 from backend.app.realtime.unit_of_work import write_hooks
 from tests.proving import IS_PROVING
 from tests.proving_report import Report
-from tests.services import PROVIDE_POSTGRES, postgres_database, require_or_skip, server_database
+from tests.services import PROVIDE_POSTGRES, postgres_database, require_or_skip, server_database, skip_reasons
 
 for _name in [name for name in os.environ if name.startswith("WINDFLOW_") and not name.startswith("WINDFLOW_TEST_")]:
     del os.environ[_name]  # a developer's own settings must not decide what the tests see
@@ -34,6 +34,15 @@ hypothesis.settings.load_profile("prove" if IS_PROVING else "test")
 def pytest_configure(config: pytest.Config) -> None:
     """Have what a proving run measures written to its page."""
     config.pluginmanager.register(Report(), "windflow-figures")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in the closing lines how many tests were skipped, for each reason."""
+    reasons = skip_reasons(terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.write_sep("=", "skipped, by reason")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +31,14 @@ def require_or_skip(service: str, reason: str) -> NoReturn:
     if service in required():
         pytest.fail(f"{service} is required by WINDFLOW_TEST_REQUIRE: {reason}")
     pytest.skip(reason)
+
+
+def skip_reasons(reports: Iterable[pytest.TestReport]) -> Counter[str]:
+    """Count the skipped tests of a run by reason."""
+    return Counter(
+        (report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)).removeprefix("Skipped: ")
+        for report in reports
+    )
 
 
 def _postgres_candidates() -> list[str]:

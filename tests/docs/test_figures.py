@@ -1,6 +1,5 @@
 """docs/reference/figures.md: what was measured, one section for each program that measures."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -109,8 +108,3 @@ def test_the_rows_of_a_run_reach_the_page(tmp_path: Path, workers: list[str], is
         assert sorted(row.value for row in rows_of(rows)) == ["1000", "1001", "1002", "1003"]
     else:
         assert not page.exists()
-
-
-async def test_asyncio_debug_is_on_in_tests() -> None:
-    """Coroutines that nobody awaits and calls from a wrong thread are found while the tests run."""
-    assert asyncio.get_running_loop().get_debug()

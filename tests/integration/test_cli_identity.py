@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from backend.app.client.credentials import CredentialStore
 from tests.integration.cli_process import Person
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 from tests.integration.sockets import open_socket
@@ -87,13 +88,22 @@ async def test_the_last_login_is_the_server_of_later_commands(server: ServerProc
     assert (await person.run("status", "--json")).json()["server"] == server.url
 
 
+async def token_ended(server: ServerProcess, store: CredentialStore) -> None:
+    """Wait until the server does not take the stored access token any more."""
+    stored = store.read(server.url)
+    assert stored
+    async with asyncio.timeout(20), server.client(stored.access_token) as client:
+        while (await client.get("/auth/me")).status_code != 401:
+            await asyncio.sleep(0.05)
+
+
 async def test_commands_at_once_refresh_once(server: ServerProcess, admin: Person, tmp_path: Path) -> None:
     """The credentials file is locked while refreshing: commands at once do not end each other's session."""
     person = await Person(server.url, tmp_path).login("admin", PASSWORD)
     for _ in range(2):
         done = await asyncio.gather(*(person.run("list", "--json") for _ in range(4)))
         assert [item.status for item in done] == [0] * 4, [item.err for item in done]
-        await asyncio.sleep(2)  # the life of a token: after it every command has to refresh
+        await token_ended(server, CredentialStore(tmp_path / "config"))  # now every command has to refresh
 
 
 async def test_api_tokens_for_jobs(server: ServerProcess, admin: Person, tmp_path: Path) -> None:

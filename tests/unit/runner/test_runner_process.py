@@ -127,9 +127,9 @@ async def test_command_on_pipes_has_no_terminal(mode: Mode) -> None:
 async def test_window_size() -> None:
     """The terminal has the size that was given, and a new one reaches the command at once (SIGWINCH)."""
     source = """import os, signal
-signal.signal(signal.SIGWINCH, lambda *_: print("now", *os.get_terminal_size(1), flush=True))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
 print("first", *os.get_terminal_size(1), flush=True)
-while True: signal.pause()"""
+while signal.sigwait([signal.SIGWINCH]): print("now", *os.get_terminal_size(1), flush=True)"""
     async with CommandProcess(python(source), stdin=None, size=WindowSize(rows=33, columns=77)) as process:
         await read_until(process, b"first 77 33")
         process.resize(WindowSize(rows=50, columns=200))
