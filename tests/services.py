@@ -60,7 +60,7 @@ def postgres_database(name: str) -> Iterator[str]:
     reasons = []
     for url in _postgres_candidates():
         try:
-            asyncio.run(_execute(url, f'CREATE DATABASE "{name}"'))
+            asyncio.run(_execute(url, f"""CREATE DATABASE "{name}" ENCODING 'UTF8' TEMPLATE template0"""))
         except (OSError, asyncpg.PostgresError, TimeoutError) as error:
             reasons.append(str(error))
             continue
