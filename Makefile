@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test prove check bench contract docs clean
+.PHONY: help run test prove check bench bench-compare contract docs clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "WindFlow needs Python 3.11 or newer; set PYTHON=/path/to/one")'
@@ -23,6 +23,11 @@ $(VENV)/run.stamp: $(BIN)/python requirements/run.txt pyproject.toml
 $(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.txt
 	@echo "Installing what the tests and checks need (once) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+# What falls short is profiled where that is possible; without the profiler everything else is measured all the same.
+$(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt || echo "no profiler: py-spy could not be installed"
 	@touch $@
 
 run: $(VENV)/run.stamp  ## the server on http://127.0.0.1:8000, or the next free port
@@ -43,8 +48,11 @@ check: $(VENV)/dev.stamp  ## style, types, layers, contract, known vulnerabiliti
 	@$(BIN)/python scripts/reference.py --check
 	@$(BIN)/python scripts/audit_dependencies.py
 
-bench: $(VENV)/dev.stamp  ## what the server can do, beside other programs, in one run
-	@echo "no benchmark yet: the socket edge that it measures is being built" && exit 1
+bench: $(VENV)/bench.stamp  ## the server beside other programs; QUICK=1: 5 minutes, FULL=1: every size
+	@$(BIN)/python -m benchmarks.run --plan $(if $(QUICK),quick,$(if $(FULL),full,usual)) $(ARGS)
+
+bench-compare: $(VENV)/bench.stamp  ## this working copy beside another commit: BASE=main~1
+	@$(BIN)/python -m benchmarks.run --compare $(or $(BASE),HEAD~1) $(ARGS)
 
 contract: $(VENV)/run.stamp  ## write types.ts from the catalogue
 	@$(BIN)/windflow contract build
