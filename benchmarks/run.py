@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             build(program)
         with tempfile.TemporaryDirectory(prefix="windflow-bench-") as folder:
             if options.compare:
-                _compare(options.compare, Path(folder), options.json)
+                _compare(options, Path(folder))
             else:
-                _bench(PLANS[options.plan], Path(folder), options)
+                _bench(PLANS[options.plan or USUAL.name], Path(folder), options)
     except BenchmarkError as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 1
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures the server.")
-    parser.add_argument("--plan", choices=sorted(PLANS), default=USUAL.name, help="how much is measured")
+    parser.add_argument("--plan", choices=sorted(PLANS), help=f"how much is measured (default: {USUAL.name})")
     parser.add_argument("--compare", metavar="REVISION", help="measure this working copy beside a revision instead")
-    parser.add_argument("--profile", action="store_true", help="profile everything, not only what falls short")
+    parser.add_argument("--profile", choices=("missed", "all", "none"), default="missed", help="what is profiled")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose section is written")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to a file")
     return parser.parse_args(arguments)
@@ -67,20 +67,21 @@ def _bench(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
     samples = Samples(
         deliveries(plan, plan.candidates, folder, pinned, _tell) + connections(plan, (OURS,), folder, pinned, _tell)
     )
-    missed = {aim.key: None for aim in aims(samples, OURS.name) if options.profile or aim.is_missed}
-    profiles = {key: text for key in missed if (text := _profile(key, plan, samples, folder, pinned))}
+    rows = [] if options.profile == "none" else aims(samples, OURS.name)
+    keys = dict.fromkeys(aim.key for aim in rows if aim.is_missed or options.profile == "all")
+    profiles = {key: text for key in keys if (text := _profile(key, plan, samples, folder, pinned))}
     heading = f"{machine()}; {pinned}; load before {load:.1f}. `make bench`, {plan.name}.\n{versions()}"
     write_section("bench", report(samples, heading=heading, notes=notes, profiles=profiles), options.page)
     _keep(options.json, samples)
     print(f"written to {options.page}")
 
 
-def _compare(revision: str, folder: Path, file: Path | None) -> None:
-    plan, note = within_descriptors(COMPARISON)
+def _compare(options: argparse.Namespace, folder: Path) -> None:
+    plan, note = within_descriptors(PLANS.get(options.plan, COMPARISON))
     if note:
         _tell(note)
-    table, samples = compare(revision, folder, cores(), _tell, plan)
-    _keep(file, samples)
+    table, samples = compare(options.compare, folder, cores(), _tell, plan)
+    _keep(options.json, samples)
     print(f"{machine()}\n\n{table}")
 
 

@@ -17,6 +17,8 @@ from backend.app.config import Settings
 from backend.app.database import Base, Database
 from backend.app.realtime.event import Event
 from backend.app.realtime.unit_of_work import write_hooks
+from benchmarks.build import NO_COMPILER
+from benchmarks.build import compiler as find_compiler
 from tests.proving import IS_PROVING
 from tests.proving_report import Report
 from tests.services import PROVIDE_POSTGRES, postgres_database, require_or_skip, server_database, skip_reasons
@@ -53,6 +55,13 @@ def postgres_url() -> Iterator[str]:
             yield url
     except OSError as error:
         require_or_skip("postgres", f"no PostgreSQL: {error}; {PROVIDE_POSTGRES}")
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Nothing, where there is a C compiler for the programs of benchmarks/."""
+    if find_compiler() is None:
+        require_or_skip("compiler", NO_COMPILER)
 
 
 DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]

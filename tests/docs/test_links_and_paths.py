@@ -16,7 +16,7 @@ from tests.docs.markdown_files import (
     table_rows,
 )
 
-PATH = re.compile(r"^(?:\.ci|backend|docs|frontend|requirements|scripts|tests|examples|deploy)/[\w./*-]*$")
+PATH = re.compile(r"^(?:\.ci|backend|benchmarks|docs|frontend|requirements|scripts|tests|examples|deploy)/[\w./*-]*$")
 WHERE = {"README.md": "## Where is …?", "README.fr.md": "## Où se trouve … ?"}
 
 
