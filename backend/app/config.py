@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     database_pool_size: Count = Field(5, description="PostgreSQL connections kept open; as many again in a rush.")
     database_read_connections: Count = Field(4, description="SQLite connections for reading at the same time.")
     database_timeout_seconds: Seconds = Field(10, description="Longest wait for a connection or a lock (seconds).")
+    database_max_bytes: Count | None = Field(
+        None, description="Largest SQLite database; above: 503 until something is deleted. Default: the disk's size."
+    )
     group_commit_seconds: Seconds = Field(0.005, description="Longest time a group of SQLite writes collects more.")
     group_commit_units: Count = Field(256, description="Most writes in one SQLite commit.")
     write_queue: Count = Field(10_000, description="Writes that may wait for the SQLite writer; above: 503.")

@@ -19,7 +19,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from backend.app.config import Settings
 from backend.app.schemas.errors import ErrorCode, WindFlowError
-from backend.app.sqlite_writer import SQLiteWriter, prepare_connection
+from backend.app.sqlite_writer import SQLiteWriter, limit_size, prepare_connection
+from backend.app.storage_failures import told_as_unavailable
 
 logger = logging.getLogger("windflow.database")
 
@@ -110,6 +111,12 @@ class Database:
         """Tell whether this is SQLite: one writer, one node."""
         return self._connected().dialect.name == "sqlite"
 
+    @property
+    def connections_in_use(self) -> int:
+        """How many pooled connections somebody holds at present; the SQLite writer's own is not pooled."""
+        engines = (engine for engine in (self._engine, self._turn_engine) if engine is not None)
+        return sum(engine.pool.checkedout() for engine in engines)  # type: ignore[attr-defined]
+
     async def connect(self, settings: Settings | None = None, hooks: WriteHooks | None = None) -> None:
         """Connect, with the settings of the environment by default; raise what the driver raises when it cannot."""
         if self._engine is not None:
@@ -155,6 +162,7 @@ class Database:
             unit_timeout_seconds=settings.unit_timeout_seconds,
             wait_seconds=wait_seconds,
             turn_seconds=settings.write_session_seconds,
+            max_bytes=settings.database_max_bytes,
         )
         await writer.start()
         self._writer = writer
@@ -201,41 +209,45 @@ class Database:
 
     @asynccontextmanager
     async def _read_session(self) -> AsyncIterator[AsyncSession]:
-        async with AsyncSession(self._connected(), expire_on_commit=False) as session:
-            if not self.is_sqlite:
-                # One snapshot for the whole session, as SQLite's WAL gives: heads and rows belong together.
-                await session.connection(
-                    execution_options={"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
-                )
-            yield session
+        with told_as_unavailable():
+            async with AsyncSession(self._connected(), expire_on_commit=False) as session:
+                if not self.is_sqlite:
+                    # One snapshot for the whole session, as SQLite's WAL gives: heads and rows belong together.
+                    await session.connection(
+                        execution_options={"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+                    )
+                yield session
 
     @asynccontextmanager
     async def _write_session(self) -> AsyncIterator[AsyncSession]:
-        if self._writer is None:
-            async with AsyncSession(self._connected(), expire_on_commit=False) as session:
-                yield session
-                await session.commit()
-            return
-        async with self._writer.turn(), AsyncSession(self._turn_engine, expire_on_commit=False) as session:
-            async with asyncio.timeout(self._write_session_seconds):
-                yield session
-                await session.commit()
+        with told_as_unavailable():
+            if self._writer is None:
+                async with AsyncSession(self._connected(), expire_on_commit=False) as session:
+                    yield session
+                    await session.commit()
+                return
+            async with self._writer.turn(), AsyncSession(self._turn_engine, expire_on_commit=False) as session:
+                async with asyncio.timeout(self._write_session_seconds):
+                    yield session
+                    await session.commit()
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """Run `fn(tx)` as one unit of work and return its result after the commit.
 
         `fn` is a plain function: it cannot await, and on SQLite it runs in the writer thread. Whatever
-        it raises is raised here with nothing changed. A cancelled caller's unit is dropped while it
-        waits; one that runs already is finished and committed.
+        it raises is raised here with nothing changed, and `storage_unavailable` when the database cannot
+        serve. A cancelled caller's unit is dropped while it waits; one that runs already is finished and
+        committed.
         """
-        if self._writer is not None:
-            result: T = await self._writer.write(fn)
-            return result
-        # Shielded, so that a cancelled caller never leaves a commit whose events are not handed on.
-        task = asyncio.create_task(self._write_postgresql(fn))
-        self._writes.add(task)
-        task.add_done_callback(self._written)
-        return await asyncio.shield(task)
+        with told_as_unavailable():
+            if self._writer is not None:
+                result: T = await self._writer.write(fn)
+                return result
+            # Shielded, so that a cancelled caller never leaves a commit whose events are not handed on.
+            task = asyncio.create_task(self._write_postgresql(fn))
+            self._writes.add(task)
+            task.add_done_callback(self._written)
+            return await asyncio.shield(task)
 
     def _written(self, task: "asyncio.Task[Any]") -> None:
         self._writes.discard(task)
@@ -280,6 +292,8 @@ def _sqlite_engine(url: str, settings: Settings, size: int, *, begin: str, reads
             cursor = raw.cursor()
             cursor.execute("PRAGMA query_only = ON")
             cursor.close()
+        else:
+            limit_size(raw, settings.database_max_bytes)
 
     event.listen(engine.sync_engine, "connect", prepare)
     event.listen(engine.sync_engine, "begin", lambda conn: conn.exec_driver_sql(begin))

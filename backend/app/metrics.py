@@ -51,6 +51,13 @@ HTTP_CUT = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 REQUEST_SECONDS = Histogram("windflow_http_request_seconds", "Duration of HTTP requests.", ["route"], registry=REGISTRY)
+TASKS = Gauge("windflow_asyncio_tasks", "Tasks of the event loop.", registry=REGISTRY)
+DATABASE_CONNECTIONS = Gauge(
+    "windflow_database_connections", "Pooled database connections that are in use.", registry=REGISTRY
+)
+STORAGE_FAILURES = Counter(
+    "windflow_storage_failures", "Reads and writes that the database could not serve.", registry=REGISTRY
+)
 LOGINS = Counter("windflow_logins", "Logins, by outcome.", ["outcome"], registry=REGISTRY)
 ACCESS_CORRECTED = Counter(
     "windflow_access_corrected", "Sockets whose rights a comparison with the database changed.", registry=REGISTRY

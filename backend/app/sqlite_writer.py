@@ -80,6 +80,7 @@ class SQLiteWriter:
         unit_timeout_seconds: float,
         wait_seconds: float,
         turn_seconds: float,
+        max_bytes: int | None = None,
     ) -> None:
         self._make_unit = make_unit
         self._close_group = close_group
@@ -90,6 +91,7 @@ class SQLiteWriter:
         self._unit_timeout_seconds = unit_timeout_seconds
         self._wait_seconds = wait_seconds
         self._turn_seconds = turn_seconds
+        self._max_bytes = max_bytes
         self._queue: queue.SimpleQueue[_Job | _Turn | None] = queue.SimpleQueue()
         self._deadline = float("inf")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,6 +104,7 @@ class SQLiteWriter:
 
     def _prepare(self, raw: sqlite3.Connection, _record: object) -> None:
         prepare_connection(raw, self._wait_seconds)
+        limit_size(raw, self._max_bytes)
         raw.set_progress_handler(self._is_over_time, _PROGRESS_STEPS)
 
     def _is_over_time(self) -> int:
@@ -276,6 +279,17 @@ def prepare_connection(raw: Any, wait_seconds: float) -> None:
         "foreign_keys = ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def limit_size(raw: Any, max_bytes: int | None) -> None:
+    """Let this connection not make the file larger; one that is larger already only does not grow. None: no limit."""
+    if max_bytes is None:
+        return
+    cursor = raw.cursor()
+    cursor.execute("PRAGMA page_size")
+    (page_bytes,) = cursor.fetchone()
+    cursor.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page_bytes)}")
     cursor.close()
 
 

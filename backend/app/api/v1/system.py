@@ -1,5 +1,6 @@
 """Health, metrics and what this server is. The root routes are for machines: no credentials."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -64,7 +65,7 @@ async def readyz(services: UseServices) -> JSONResponse:
             await session.execute(text("SELECT 1"))
     except Exception as error:  # noqa: BLE001
         # Whatever keeps the database from answering is the reason.
-        reasons.append(f"database: {type(error).__name__}")
+        reasons.append(f"database: {type(error.__cause__ or error).__name__}")
     return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
 
@@ -72,4 +73,6 @@ async def readyz(services: UseServices) -> JSONResponse:
 async def prometheus(services: UseServices) -> Response:
     """Print all metrics in the Prometheus text format."""
     metrics.QUEUED_BYTES.set(max((connection.queued_bytes for connection in services.hub), default=0))
+    metrics.TASKS.set(len(asyncio.all_tasks()))
+    metrics.DATABASE_CONNECTIONS.set(services.db.connections_in_use)
     return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
