@@ -37,7 +37,7 @@ test: $(VENV)/dev.stamp  ## every test, with short settings and small counts
 	@$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
 
 prove: $(VENV)/dev.stamp  ## the same tests with the numbers that were asked for; writes docs/reference/figures.md
-	@WINDFLOW_TEST_PROVE=1 $(PYTEST) -o timeout=900 $(ARGS)
+	@WINDFLOW_TEST_PROVE=1 $(PYTEST) -o timeout=900 $(ARGS); status=$$?; $(BIN)/python scripts/abuse.py; exit $$status
 
 check: $(VENV)/dev.stamp  ## style, types, layers, contract, known vulnerabilities
 	@$(BIN)/ruff check .
@@ -46,6 +46,7 @@ check: $(VENV)/dev.stamp  ## style, types, layers, contract, known vulnerabiliti
 	@$(BIN)/lint-imports
 	@$(BIN)/windflow contract check
 	@$(BIN)/python scripts/reference.py --check
+	@$(BIN)/python scripts/abuse.py --check
 	@$(BIN)/python scripts/audit_dependencies.py
 
 bench: $(VENV)/bench.stamp  ## the server beside other programs; QUICK=1: 5 minutes, FULL=1: every size
@@ -59,6 +60,7 @@ contract: $(VENV)/run.stamp  ## write types.ts from the catalogue
 
 docs: $(VENV)/run.stamp  ## write docs/reference from the code
 	@$(BIN)/python scripts/reference.py
+	@$(BIN)/python scripts/abuse.py
 
 clean:  ## remove the environment and caches; data/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
