@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from backend.app import metrics
 from backend.app.auth.permissions import Caller, system_principal
@@ -86,8 +85,9 @@ class LeaseSweeper:
             last = (wall, clock)
             try:
                 await (self.renew_all() if is_late else self.sweep_once())
-            except (SQLAlchemyError, OSError, WindFlowError) as error:
-                logger.warning("could not look for lapsed leases: %s", error)
+            except Exception:
+                # Whatever failed, the next sweep must come: without it no lost runner would ever be noticed.
+                logger.exception("could not look for lapsed leases; it is tried again")
 
     async def sweep_once(self) -> list[str]:
         """End what has a lapsed lease as `failed`, reason `runner lost`; return the ids of what was ended."""

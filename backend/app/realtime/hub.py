@@ -79,6 +79,9 @@ class Hub:
     def update_principal(self, connection: Connection, principal: Principal) -> None:
         """Give a connection the present rights of its user."""
         self.settle()
+        if connection.id not in self._connections:
+            connection.principal = principal
+            return
         _discard(self._by_session, connection.principal.session_id or "", connection)
         connection.principal = principal
         if principal.session_id:

@@ -183,3 +183,11 @@ async def test_a_slow_reader_among_fast_ones_keeps_its_own_budget(world: World) 
     assert len(fast.texts) == 30
     assert slow.close_code is CloseCode.WRITE_STALLED
     assert len(held.texts) < 30
+
+
+async def test_new_rights_do_not_bring_back_a_connection_that_ended(world: World) -> None:
+    """Rights that were read while a connection ended leave nothing of it in the hub."""
+    connection, _ = world.add(session_id="s1")
+    world.hub.remove(connection)
+    world.hub.update_principal(connection, principal(session_id="s1"))
+    assert world.hub.of_session("s1") == ()
