@@ -13,7 +13,7 @@ from backend.app.config import Settings
 from backend.app.main import create_app
 from tests.docs.markdown_files import ROOT, all_blocks, documents, inline_code, read
 
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 SHELLS = ("sh", "bash", "shell", "console")
 
 

@@ -18,9 +18,9 @@ class SlowPlugin(WebSocketPlugin):
 """
 
 
-async def test_a_revoked_api_tokens_socket_closes_4503(tmp_path: Path) -> None:
+async def test_a_revoked_api_tokens_socket_closes_4503(own_database: dict[str, str], tmp_path: Path) -> None:
     """Revoke an API token: it and its open connections end at once; the login's own socket stays."""
-    async with server_process(tmp_path) as server:
+    async with server_process(tmp_path, own_database) as server:
         token = await server.login()
         async with server.client(token) as client:
             made = (await client.post("/auth/tokens", json={"name": "ci", "role": "viewer"})).json()
@@ -33,12 +33,14 @@ async def test_a_revoked_api_tokens_socket_closes_4503(tmp_path: Path) -> None:
                 assert (await other.ask("ping"))["type"] == "pong"
 
 
-async def test_a_session_that_ends_while_its_socket_is_opened_closes_it(tmp_path: Path) -> None:
+async def test_a_session_that_ends_while_its_socket_is_opened_closes_it(
+    own_database: dict[str, str], tmp_path: Path
+) -> None:
     """Logout acts on all sockets of that session: also on one whose plugins are still being initialized."""
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "slow.py").write_text(SLOW_PLUGIN, encoding="utf-8")
     settings = {"PLUGINS_DIR": str(tmp_path / "plugins"), "PLUGIN_TIMEOUT_SECONDS": "30"}
-    async with server_process(tmp_path, settings) as server:
+    async with server_process(tmp_path, settings | own_database) as server:
         token = await server.login()
         async with open_socket(server.socket_url) as socket, server.client(token) as client:
             await socket.send("auth", {"token": token})

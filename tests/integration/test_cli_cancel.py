@@ -31,8 +31,10 @@ while True: time.sleep(0.1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
-    async with server_process(tmp_path_factory.mktemp("cancel") / "server") as running:
+async def server(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    async with server_process(tmp_path_factory.mktemp("cancel") / "server", module_database) as running:
         yield running
 
 
@@ -69,9 +71,9 @@ async def test_a_cancel_over_rest_is_pushed_to_the_runner(server: ServerProcess,
         await ended_cancelled(run, admin, deployment_id)
 
 
-async def test_a_cancel_reaches_a_runner_without_a_socket(server: ServerProcess, tmp_path: Path) -> None:
+async def test_a_cancel_reaches_a_runner_without_a_socket(own_database: dict[str, str], tmp_path: Path) -> None:
     """Where a runner can have no socket, the answers to its heartbeats say `cancelRequested`."""
-    async with server_process(tmp_path / "server", {"MAX_CONNECTIONS_PER_USER": "1"}) as small:
+    async with server_process(tmp_path / "server", {"MAX_CONNECTIONS_PER_USER": "1"} | own_database) as small:
         admin = await person(small, tmp_path, {"WINDFLOW_RUNNER_HEARTBEAT_SECONDS": "2"})
         async with connect(small.socket_url) as connection:
             only = Socket(connection)

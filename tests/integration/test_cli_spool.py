@@ -23,8 +23,8 @@ from tests.integration.spools import (
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    async with place_of(tmp_path / "server") as made:
+async def place(own_database: dict[str, str], tmp_path: Path) -> AsyncIterator[Place]:
+    async with place_of(tmp_path / "server", own_database) as made:
         yield made
 
 

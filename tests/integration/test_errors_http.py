@@ -16,9 +16,11 @@ MOST = 2_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+async def client(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[httpx.AsyncClient]:
     folder: Path = tmp_path_factory.mktemp("errors")
-    async with server_process(folder, {"REQUEST_BYTES": str(MOST)}) as server:
+    async with server_process(folder, {"REQUEST_BYTES": str(MOST)} | module_database) as server:
         token = await server.login()
         async with server.client(token) as client:
             yield client

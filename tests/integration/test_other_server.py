@@ -27,7 +27,9 @@ def free_port() -> int:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
+async def server(
+    module_database: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
     folder: Path = tmp_path_factory.mktemp("uvicorn")
     port, log = free_port(), folder / "server.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDFLOW_")}
@@ -38,6 +40,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         "WINDFLOW_WRITE_STALL_SECONDS": "2",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
+    environment |= {f"WINDFLOW_{name}": value for name, value in module_database.items()}
     with log.open("ab") as sink:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "uvicorn", "--factory", "backend.app.main:create_app", "--port", str(port),

@@ -70,14 +70,14 @@ async def stuck_client(server: ServerProcess, token: str) -> AsyncIterator[Raw]:
         yield client
 
 
-async def test_clients_are_told_and_closed_in_order(tmp_path: Path) -> None:
+async def test_clients_are_told_and_closed_in_order(own_database: dict[str, str], tmp_path: Path) -> None:
     """/readyz is 503 while the listener is open; each client gets `retryAfterMs`, spread, then 1012; status 0.
 
     One of them does not read: it is cut. New sockets are told the same. Old ones are served meanwhile.
     """
     count = amount(24, 500)
     settings = {**MANY, "DRAIN_NOTICE_SECONDS": "2", "CLOSE_TIMEOUT_SECONDS": "1", "DRAIN_BATCH": "10"}
-    async with server_process(tmp_path, settings) as server, AsyncExitStack() as stack:
+    async with server_process(tmp_path, settings | own_database) as server, AsyncExitStack() as stack:
         token = await server.login()
         await stack.enter_async_context(stuck_client(server, token))
         sockets: list[Socket] = []
@@ -118,11 +118,11 @@ async def test_clients_are_told_and_closed_in_order(tmp_path: Path) -> None:
         measured(f"SIGTERM with {count} clients, one stuck", f"exit after {took:.1f} s", "2 s of notice, at most 30 s")
 
 
-async def test_without_clients_it_ends_at_once(tmp_path: Path) -> None:
+async def test_without_clients_it_ends_at_once(own_database: dict[str, str], tmp_path: Path) -> None:
     """With no connections nothing is waited for: neither the time of the drain nor that of a handshake."""
     settings = {"DRAIN_SECONDS": "3600", "CLOSE_TIMEOUT_SECONDS": "3600"}
     async with (
-        server_process(tmp_path, settings) as server,
+        server_process(tmp_path, settings | own_database) as server,
         httpx.AsyncClient(base_url=server.url) as idle,
         raw(server.url) as silent,
         raw(server.url) as unauthenticated,
@@ -135,9 +135,9 @@ async def test_without_clients_it_ends_at_once(tmp_path: Path) -> None:
         assert await end(server) == 0
 
 
-async def test_a_client_that_does_not_answer_the_close_is_cut(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_answer_the_close_is_cut(own_database: dict[str, str], tmp_path: Path) -> None:
     """A client that never finishes its closing handshake is cut in time; status 0."""
-    async with server_process(tmp_path, {"CLOSE_TIMEOUT_SECONDS": "0.5"}) as server:
+    async with server_process(tmp_path, {"CLOSE_TIMEOUT_SECONDS": "0.5"} | own_database) as server:
         token = await server.login()
         async with raw(server.url) as client:
             assert await client.upgrade() == 101
@@ -154,21 +154,23 @@ async def test_a_client_that_does_not_answer_the_close_is_cut(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("second", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-async def test_a_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals, status: int) -> None:
+async def test_a_second_signal_ends_at_once(
+    own_database: dict[str, str], tmp_path: Path, second: signal.Signals, status: int
+) -> None:
     """A second signal exits at once, with status 128 + its number; the data folder is free for the next server."""
     settings = {"DRAIN_SECONDS": "3600", "DRAIN_NOTICE_SECONDS": "1800"}
-    async with server_process(tmp_path, settings) as server:
+    async with server_process(tmp_path, settings | own_database) as server:
         server.process.send_signal(signal.SIGTERM)
         await eventually(lambda: is_draining(server))
         server.process.send_signal(second)
         assert await end(server) == 128 + second == status
-    async with server_process(tmp_path) as next_one:
+    async with server_process(tmp_path, own_database) as next_one:
         assert await next_one.stop() == 0
 
 
-async def test_a_running_request_is_answered(tmp_path: Path) -> None:
+async def test_a_running_request_is_answered(own_database: dict[str, str], tmp_path: Path) -> None:
     """Requests that run when the listener closes get their answer."""
-    async with server_process(tmp_path) as server:
+    async with server_process(tmp_path, own_database) as server:
         token = await server.login()
         async with raw(server.url) as client:
             body = json.dumps({"name": "web"})
@@ -190,9 +192,9 @@ async def has_requests(server: ServerProcess) -> bool:
         return (await client.get("/livez")).status_code == 200
 
 
-async def test_a_request_that_does_not_end_is_cut(tmp_path: Path) -> None:
+async def test_a_request_that_does_not_end_is_cut(own_database: dict[str, str], tmp_path: Path) -> None:
     """A slow POST does not hold the server: it is cut when its share is over; status 0."""
-    async with server_process(tmp_path, {"DRAIN_SECONDS": "3"}) as server:
+    async with server_process(tmp_path, {"DRAIN_SECONDS": "3"} | own_database) as server:
         token = await server.login()
         async with raw(server.url) as client:
             client.send(
@@ -238,19 +240,19 @@ def rude_plugin(folder: Path, hook: str, code: str) -> dict[str, str]:
     ],
     ids=["waits", "blocks", "leaves a thread", "leaves the executor's thread", "exits"],
 )
-async def test_a_plugin_does_not_hold_the_shutdown(tmp_path: Path, code: str) -> None:
+async def test_a_plugin_does_not_hold_the_shutdown(own_database: dict[str, str], tmp_path: Path, code: str) -> None:
     """Status 0 within DRAIN_SECONDS, whatever a plugin does in `shutdown`."""
     settings = {**rude_plugin(tmp_path, "shutdown", code), "DRAIN_SECONDS": "4", "PLUGIN_TIMEOUT_SECONDS": "0.5"}
-    async with server_process(tmp_path, settings) as server:
+    async with server_process(tmp_path, settings | own_database) as server:
         server.process.send_signal(signal.SIGTERM)
         assert await end(server) == 0
         assert (tmp_path / "reached").exists()
 
 
-async def test_what_was_cut_off_is_named(tmp_path: Path) -> None:
+async def test_what_was_cut_off_is_named(own_database: dict[str, str], tmp_path: Path) -> None:
     """A shutdown that is cut off says where it stood."""
     settings = {**rude_plugin(tmp_path, "shutdown", "time.sleep(3600)"), "DRAIN_SECONDS": "1"}
-    async with server_process(tmp_path, settings) as server:
+    async with server_process(tmp_path, settings | own_database) as server:
         server.process.send_signal(signal.SIGTERM)
         assert await end(server) == 0
         (record,) = [record for record in server.logged() if "shutdown did not end" in record["message"]]
