@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from filelock import FileLock, Timeout
 from starlette._utils import get_route_path
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -36,6 +35,7 @@ from backend.app.api.v1 import (
 )
 from backend.app.auth.secret_file import derived, load_or_create_secret
 from backend.app.config import Settings, warnings_at_start
+from backend.app.data_folder import DataFolderLock
 from backend.app.database import db
 from backend.app.models.columns import new_id
 from backend.app.operations.bootstrap import FirstAdmin, first_start
@@ -79,10 +79,6 @@ SOCKET_PATHS = (f"{API}/ws", f"{API}/ws/")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
-class DataFolderInUse(Exception):
-    """Another server runs on the same data folder."""
-
-
 class WindFlow:
     """Everything of WindFlow for one FastAPI application: include `router`, and wrap the lifespan."""
 
@@ -121,7 +117,7 @@ class WindFlow:
         for sentence in warnings_at_start():
             logger.warning(sentence)
         async with AsyncExitStack() as stack:
-            stack.enter_context(_data_folder(settings))
+            stack.enter_context(DataFolderLock(settings.data_dir))
             if settings.migrate:
                 await migrations.upgrade(settings)
             services = await self._start(stack)
@@ -298,24 +294,6 @@ def _router(windflow: WindFlow) -> APIRouter:
     for path in SOCKET_PATHS:
         router.add_api_websocket_route(path, windflow.serve_socket, dependencies=[Depends(Public())])
     return router
-
-
-class _data_folder:
-    """Holds the lock on the data folder: one server at a time."""
-
-    def __init__(self, settings: Settings) -> None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        self._folder = settings.data_dir
-        self._lock = FileLock(settings.data_dir / ".lock", timeout=0)
-
-    def __enter__(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise DataFolderInUse(f"another server runs on the data folder {self._folder}") from None
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 class _Application(FastAPI):

@@ -132,6 +132,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         self.on_resume: Callable[[], None] | None = None
         self.written_bytes = 0
         """All bytes of prepared frames that were given to the transport."""
+        self._is_abort_due = False
+        """Set once the end is certain: uvicorn's own timer only closes, which waits for a client that reads nothing."""
         self.received_at = time.monotonic()
         """When the client last sent anything (monotonic seconds)."""
 
@@ -267,13 +269,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def on_task_complete(self, task: "asyncio.Task[None]") -> None:
         """The application is done with this socket: it is gone within a bounded time, whatever the client does."""
         super().on_task_complete(task)
-        if not self.disconnected and self.close_timer is None:
+        if not self.disconnected and not self._is_abort_due:
             self._abort_after(self.limits.close_seconds)
 
     def shutdown(self) -> None:
         """Close at once, for a server that ends without a drain; abort what does not close."""
         super().shutdown()
-        if not self.disconnected and self.close_timer is None:
+        if not self.disconnected and not self._is_abort_due:
             self._abort_after(self.limits.close_seconds)
 
     def _send_output(self) -> None:
@@ -287,6 +289,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def _abort_after(self, seconds: float) -> None:
         if self.close_timer is not None:
             self.close_timer.cancel()
+        self._is_abort_due = True
         self.close_timer = self.loop.call_later(seconds, self.abort)
 
 
