@@ -13,7 +13,6 @@ import time
 from asyncio.transports import BaseTransport
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, ClassVar
 
 from uvicorn.config import Config
@@ -94,9 +93,12 @@ class _CappedParser(ServerProtocol):
     def _parse_request(self) -> Generator[None]:
         try:
             self.events.append((yield from Request.parse(self.reader.read_line)))
-        except Exception as error:  # noqa: BLE001 - as in the library: whatever is wrong with it, it is refused
+        except Exception as error:  # noqa: BLE001 - as in the library, whatever is wrong with it
+            # Nothing is answered here: the HTTP protocol, which handed the request over, sees that and refuses it.
             self.handshake_exc = error
-            self.send_response(self.reject(HTTPStatus.BAD_REQUEST, f"no valid WebSocket request: {error}\n"))
+            self.send_eof()
+            self.parser = self.discard()
+            next(self.parser)
             yield
 
     def recv_frame(self, frame: Frame) -> None:
@@ -199,12 +201,6 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self.received_at = time.monotonic()
         super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_complete:
-            # uvicorn knows requests that were parsed only: this one would be held open for ever.
-            self.handshake_complete = self.close_sent = True
-            self._send_output()
-            self.transport.close()
-            self._abort_after(self.limits.close_seconds)
 
     def pause_writing(self) -> None:
         super().pause_writing()
