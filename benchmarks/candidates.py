@@ -26,9 +26,8 @@ PASSWORD = "only for this measurement"
 SUBSCRIBED = ("CUSTOM_EVENT", "NOTIFICATION_SENT", "DEPLOYMENT_STATUS_CHANGED")
 """Three types, as a client that shows something has them; the events are of the first."""
 
-# Everything that would refuse a client because there are so many of one user on one machine,
-# or the one plugin because it publishes so much; no other limit is
-# touched, so the budget of a connection and the deadlines are those of every server.
+# Everything that would refuse a client because there are so many of one user on one machine, or the one plugin because
+# it publishes so much; no other limit is touched, so budgets and deadlines are those of every server.
 RAISED = dict.fromkeys(
     ("MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_USER", "MAX_UNAUTHENTICATED", "MAX_UNAUTHENTICATED_PER_ADDRESS"),
     "100000",

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import re
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,17 +11,12 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
+from tests.integration.metrics_page import metric
 from tests.integration.server_process import PASSWORD, START_SECONDS, ServerProcess
 from tests.integration.sockets import open_socket
+from tests.integration.spools import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -62,13 +55,6 @@ async def server(
         await running.stop()
 
 
-async def metric(server: ServerProcess, name: str) -> float:
-    async with httpx.AsyncClient() as client:
-        text = (await client.get(f"{server.url}/metrics")).text
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
 async def test_events_commands_and_the_close_work_by_plain_send(server: ServerProcess) -> None:
     """Without the frame writer (another server, tests) the endpoint falls back to `send`."""
     token = await server.login()
@@ -102,15 +88,15 @@ async def test_a_reader_that_stops_is_ended_by_its_budget(server: ServerProcess)
         stalled.transport.pause_reading()
         async with open_socket(server.socket_url, token, subscriptions=wanted) as good, server.client(token) as client:
             deployment_id = (await client.post("/deployments", json={"name": "app"})).json()["id"]
-            ended = await metric(server, 'windflow_connections_closed_total{code="4008"}')
+            ended = await metric(server.url, 'windflow_connections_closed_total{code="4008"}')
             reports = 0
-            while await metric(server, 'windflow_connections_closed_total{code="4008"}') == ended:
+            while await metric(server.url, 'windflow_connections_closed_total{code="4008"}') == ended:
                 assert reports < 300, "the stalled reader was never ended"
                 body = {"firstLine": 1 + reports * 50, "lines": [{"text": "x" * 1000}] * 50}
                 (await client.post(f"/deployments/{deployment_id}/logs", json=body)).raise_for_status()
                 reports += 1
                 assert (await good.until("DEPLOYMENT_LOGS_UPDATE"))["data"]["firstLine"] == 1 + (reports - 1) * 50
             async with asyncio.timeout(20):
-                while await metric(server, "windflow_connections") != 1:  # noqa: ASYNC110 - another process
+                while await metric(server.url, "windflow_connections") != 1:  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.05)
         stalled.transport.abort()

@@ -111,6 +111,7 @@ class StartWatch:
         return serve(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Any, send: Send) -> None:
+        """Pass start and stop on; keep what failed."""
 
         async def listen(message: MutableMapping[str, Any]) -> None:
             is_failure = message["type"] == "lifespan.startup.failed"

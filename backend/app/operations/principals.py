@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Result, Row, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.app.auth.permissions import Principal
 from backend.app.database import Database
@@ -81,8 +82,7 @@ class SessionPrincipals:
 
     async def _read(self, session_ids: list[str]) -> dict[str, Row[Any]]:
         async with self._db.session() as session:
-            found: Result[Any] = await session.execute(_SESSIONS.where(Session.id.in_(session_ids)))
-        return {row.session_id: row for row in found}
+            return await _session_rows(session, session_ids)
 
 
 _SESSIONS = select(
@@ -97,6 +97,12 @@ _SESSIONS = select(
     User.is_active,
 ).join(User, User.id == Session.user_id)
 _TOKENS = select(User, ApiToken).join(ApiToken, ApiToken.user_id == User.id)
+
+
+async def _session_rows(session: AsyncSession, session_ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """Return the sessions that there are of these, each with its user, by their ids."""
+    found: Result[Any] = await session.execute(_SESSIONS.where(Session.id.in_(session_ids)))
+    return {row.session_id: row for row in found}
 
 
 def _fail(futures: list["asyncio.Future[Row[Any] | None]"], error: BaseException) -> None:
@@ -126,8 +132,7 @@ async def present_principals(db: Database, principals: Iterable[Principal]) -> M
     token_rows: dict[str, Row[User, ApiToken]] = {}
     async with db.session() as session:
         for ids in _parts(sessions):
-            found: Result[Any] = await session.execute(_SESSIONS.where(Session.id.in_(ids)))
-            session_rows.update((row.session_id, row) for row in found)
+            session_rows |= await _session_rows(session, ids)
         for ids in _parts(tokens):
             of_tokens = await session.execute(_TOKENS.where(ApiToken.id.in_(ids)))
             token_rows.update((row.ApiToken.id, row) for row in of_tokens)

@@ -18,7 +18,6 @@ from backend.app.realtime.event import Event
 from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.frames import text_frame
 from backend.app.schemas.event_spec import Audience, Delivery
-from backend.app.schemas.messages import CloseCode
 
 K = TypeVar("K")
 
@@ -160,11 +159,6 @@ class Hub:
     def most_queued_bytes(self) -> int:
         """Return how many bytes wait for the connection that is furthest behind."""
         return max((connection.queued_bytes for connection in self._connections.values()), default=0)
-
-    def close_session(self, session_id: str, code: CloseCode, reason: str) -> None:
-        """End every socket of a session."""
-        for connection in self.of_session(session_id):
-            connection.close(code, reason)
 
     def _receivers(self, event: Event) -> Iterable[Connection]:
         if event.spec.audience is Audience.CONNECTION:

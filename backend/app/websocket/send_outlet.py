@@ -6,7 +6,6 @@ that is the server's to bound.
 """
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -104,8 +103,7 @@ class SendOutlet:
             for text in texts_of(frames):
                 async with asyncio.timeout(self._send_seconds):
                     await self._websocket.send_text(text)
-            with contextlib.suppress(IndexError):
-                self._waiting.popleft()
+            self._waiting.popleft()
             self._bytes -= len(frames)
             if self.is_paused and self._bytes <= self._high_water_bytes // 4:
                 self.is_paused = False
