@@ -5,12 +5,27 @@ its row's lock as the last step of the transaction, so commit order equals offse
 `offset > last` can never skip a late commit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, bindparam, insert, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Row,
+    Select,
+    String,
+    and_,
+    bindparam,
+    cast,
+    func,
+    insert,
+    select,
+    text,
+    type_coerce,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.app.models.columns import UtcTime, new_id
@@ -40,6 +55,36 @@ class Position:
     def wire(self) -> dict[str, Any]:
         """Return it as it crosses the wire."""
         return {"epoch": self.epoch, "offset": self.offset}
+
+
+PAGE_BYTES = 1_048_576
+"""Payload that one page of the log holds at most (bytes of UTF-8), but one event at least."""
+
+
+class PageRow(NamedTuple):
+    """What a push is framed from: one event of the log."""
+
+    offset: int
+    id: str
+    type: str
+    payload: str
+    user_id: str | None
+    subject: str | None
+    timestamp: str
+    """When it was made, as it crosses the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of a stream and where the stream stood at that moment: all of it from one snapshot (R4)."""
+
+    epoch: str
+    """Empty where there is no such stream."""
+    floor: int
+    """The highest offset that retention removed: a cursor below it is lost."""
+    head: int
+    rows: Sequence[PageRow]
+    """In order and without a gap. Fewer than asked for do not mean the end: `head` tells it."""
 
 
 def open_stream(conn: Connection, stream: str) -> None:
@@ -122,6 +167,83 @@ async def read_since(session: AsyncSession, stream: str, offset: int, limit: int
         .limit(limit)
     )
     return list(found)
+
+
+def _page_statement(
+    bytes_of: Callable[[Any], ColumnElement[int]], wire_time_of: Callable[[Any], ColumnElement[str]]
+) -> Select[Any]:
+    """Return the one statement that reads a page: no events if they are too large together.
+
+    Their sizes are added up first, so that what is too large is never held in memory. Times are spelled by
+    the database: that costs a fraction of what two conversions of each cost here.
+    """
+    stream, events = EventStream.__table__.c, EventRecord.__table__.c
+    few = (
+        select(bytes_of(events.payload).label("size"))
+        .where(events.stream == bindparam("stream"), events.offset > bindparam("after"))
+        .order_by(events.offset)
+        .limit(bindparam("limit"))
+        .subquery()
+    )
+    total = select(func.sum(few.c.size)).scalar_subquery()
+    is_due = and_(
+        events.stream == stream.stream,
+        events.offset > bindparam("after"),
+        stream.floor <= bindparam("after"),
+        total <= bindparam("bytes"),
+    )
+    return (
+        select(
+            stream.epoch,
+            stream.floor,
+            stream.head,
+            *(events[name] for name in PageRow._fields if name in events),
+            wire_time_of(events.created_at),
+        )
+        .outerjoin_from(EventStream.__table__, EventRecord.__table__, is_due)
+        .where(stream.stream == bindparam("stream"))
+        .order_by(events.offset)
+        .limit(bindparam("limit"))
+    )
+
+
+_PAGES = {
+    # SQLite has a function for the bytes of a text only in newer versions.
+    "sqlite": _page_statement(
+        lambda payload: func.length(cast(payload, LargeBinary)),
+        lambda moment: func.strftime("%Y-%m-%dT%H:%M:%fZ", type_coerce(moment, String)),
+    ),
+    "postgresql": _page_statement(
+        func.octet_length,
+        lambda moment: func.to_char(func.timezone("UTC", moment), 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+    ),
+}
+_NO_LIMIT = 2**62
+
+
+async def read_page(
+    session: AsyncSession, stream: str, offset: int, limit: int, *, max_bytes: int = PAGE_BYTES
+) -> Page:
+    """Return the events after an offset, in order, with epoch, floor and head of that very moment.
+
+    At most `limit` events whose payloads together take at most `max_bytes`; one that is larger comes alone.
+    An offset below the floor gets no events: the first ones are gone, and there is no partial answer. A
+    stream that does not exist has an empty epoch.
+    """
+    connection = await session.connection()
+    statement = _PAGES[connection.dialect.name]
+    while True:
+        most = max_bytes if limit > 1 else _NO_LIMIT
+        found = await connection.execute(statement, {"stream": stream, "after": offset, "limit": limit, "bytes": most})
+        rows = found.all()
+        if not rows:
+            return Page("", 0, 0, ())
+        epoch, floor, head = rows[0][:3]
+        if rows[0][3] is not None:
+            return Page(epoch, floor, head, [PageRow._make(row[3:]) for row in rows])
+        if limit == 1 or not floor <= offset < head:
+            return Page(epoch, floor, head, ())
+        limit = max(1, limit // 4)
 
 
 def event_of(row: Row[Any], catalogue: Mapping[str, EventSpec]) -> Event:
