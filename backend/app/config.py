@@ -161,6 +161,14 @@ class Settings(BaseSettings):
     inbound_burst: Count = Field(50, description="Messages a client may send at once.")
     outbound_bytes: Count = Field(1_048_576, description="Bytes that may wait for one socket.")
     outbound_messages: Count = Field(4_096, description="Messages that may wait for one socket.")
+    catch_up_rows: Count = Field(500, le=10_000, description="Most events or lines read from the log at once.")
+    catch_up_bytes: Count = Field(
+        262_144, description="Most payload read at once for a socket (bytes; one event may be larger)."
+    )
+    catch_up_reads: Count = Field(2, description="Reads of the log for sockets at the same time.")
+    catch_up_retry_seconds: Seconds = Field(1, description="Pause after a read of the log that failed.")
+    positions_seconds: Seconds = Field(30, description="How often a quiet socket is told its positions, if they moved.")
+    poll_seconds: Seconds = Field(1, description="How often the database is asked for what nobody told this server.")
     socket_send_buffer_bytes: Count = Field(
         65_536, description="`SO_SNDBUF` of a socket: what waits shall wait in our budget, not in the kernel."
     )

@@ -49,10 +49,16 @@ from backend.app.operations.periodic import Periodic
 from backend.app.operations.sessions import Sessions
 from backend.app.operations.tokens import ApiTokens
 from backend.app.operations.users import Users
+from backend.app.realtime.budget import Budget
 from backend.app.realtime.bus import Bus
-from backend.app.realtime.connection import Budget
+from backend.app.realtime.catch_up import CatchUp
 from backend.app.realtime.flusher import Flusher
+from backend.app.realtime.head_poll import HeadPoll
+from backend.app.realtime.heads import Heads
 from backend.app.realtime.hub import Hub
+from backend.app.realtime.log_reader import LogReader
+from backend.app.realtime.position_notices import PositionNotices
+from backend.app.realtime.resumes import Resumes
 from backend.app.realtime.unit_of_work import write_hooks
 from backend.app.schemas.event_spec import EventCatalogue
 from backend.app.version import VERSION
@@ -132,10 +138,11 @@ class WindFlow:
         settings, node, flusher = self.settings, new_id(), Flusher()
         # What is written without a look at each budget must fit into every one of them.
         join_bytes = min(settings.socket_high_water_bytes, settings.outbound_bytes - settings.socket_high_water_bytes)
-        hub, admission = Hub(flusher, join_bytes), Admission(settings)
+        heads = Heads()
+        hub, admission = Hub(flusher, join_bytes, heads), Admission(settings)
         self._drain = drain = Drain(settings, hub, lambda: admission.authenticated)
         catalogue = plugin_manager.catalogue
-        bus = Bus(db, catalogue, settings.gap_seconds)
+        bus = Bus(db, catalogue, settings.gap_seconds, heads)
         await db.connect(settings, write_hooks(node, bus.hand_on))
         stack.push_async_callback(db.disconnect)
         self.first_admin = await first_start(db, settings)
@@ -154,10 +161,28 @@ class WindFlow:
         for work in (
             Periodic("housekeeping", tidy, settings.housekeeping_seconds),
             Periodic("access check", access.check_all, settings.recheck_seconds),
+            Periodic("head poll", HeadPoll(db, catalogue, bus, hub, settings.poll_seconds).look, settings.poll_seconds),
         ):
             stack.push_async_callback(_owned(work.run()))
+        await self._start_catching_up(stack, hub, catalogue)
         self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts, admission)
         return services
+
+    async def _start_catching_up(self, stack: AsyncExitStack, hub: Hub, catalogue: EventCatalogue) -> None:
+        settings = self.settings
+        reader = LogReader(db, settings, catalogue)
+        stack.push_async_callback(reader.stop)
+        catch_up = CatchUp(
+            hub,
+            reader,
+            catalogue,
+            chunk_bytes=min(settings.socket_high_water_bytes, settings.outbound_bytes // 4),
+            gap_seconds=settings.gap_seconds,
+            retry_seconds=settings.catch_up_retry_seconds,
+        )
+        hub.on_behind = catch_up.start
+        stack.push_async_callback(catch_up.stop)
+        stack.push_async_callback(_owned(PositionNotices(hub, settings.positions_seconds).run()))
 
     @staticmethod
     async def _start_endpoint(
@@ -194,7 +219,6 @@ class WindFlow:
         )
         return Endpoint(
             settings=settings,
-            bus=bus,
             hub=hub,
             flusher=flusher,
             budget=budget,
@@ -210,6 +234,7 @@ class WindFlow:
             admission=admission,
             heartbeat=heartbeat,
             connect_records=records,
+            resumes=Resumes(db, bus, hub),
         )  # fmt: skip
 
     @staticmethod

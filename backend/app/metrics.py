@@ -36,6 +36,26 @@ EVENTS_DROPPED = Counter(
     "windflow_events_dropped", "Events that a full queue did not take, by place.", ["place"], registry=REGISTRY
 )
 EVENTS_REREAD = Counter("windflow_events_reread", "Events read from the log to close a gap.", registry=REGISTRY)
+EVENTS_REPLAYED = Counter(
+    "windflow_events_replayed", "Events and pages of lines read from the log for a socket.", registry=REGISTRY
+)
+LATEST_REPLACED = Counter(
+    "windflow_latest_replaced", "Latest values that a newer one replaced before a slow socket took them.",
+    registry=REGISTRY,
+)  # fmt: skip
+CONNECTIONS_BEHIND = Gauge(
+    "windflow_connections_catching_up", "Sockets that read the log at the moment.", registry=REGISTRY
+)
+FALLS_BEHIND = Counter(
+    "windflow_connections_fell_behind", "Times that a socket went over its budget, or its rights changed while"
+    " something waited, and fell back to the log.", registry=REGISTRY,
+)  # fmt: skip
+POSITIONS_LOST = Counter(
+    "windflow_positions_lost", "Positions that could not be continued from, by reason.", ["reason"], registry=REGISTRY
+)
+CATCH_UP_FAILURES = Counter(
+    "windflow_catch_up_failures", "Reads of the log for a socket that failed; they are tried again.", registry=REGISTRY
+)
 PLUGIN_CALLS = Counter(
     "windflow_plugin_calls", "Calls of plugin hooks, by plugin, hook and outcome.", ["plugin", "hook", "outcome"],
     registry=REGISTRY,

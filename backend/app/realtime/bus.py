@@ -8,13 +8,13 @@ not come (its commit was made but its answer was lost).
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from backend.app import metrics
 from backend.app.database import Database
 from backend.app.realtime import event_log
 from backend.app.realtime.event import Event
 from backend.app.realtime.event_log import Position
+from backend.app.realtime.heads import Heads
 from backend.app.schemas.event_spec import Delivery, EventSpec
 
 logger = logging.getLogger("windflow.bus")
@@ -31,9 +31,15 @@ class StreamOrder:
         self._heads: dict[str, int] = {}
         self._early: dict[str, dict[int, Event]] = {}
 
-    def set_heads(self, heads: Mapping[str, Position]) -> None:
-        """Tell where the streams stand; a stream that is not named stands at 0."""
-        self._heads = {stream: position.offset for stream, position in heads.items()}
+    def learn(self, stream: str, offset: int) -> None:
+        """Tell where a stream stands of which nothing was given out; one that was never named stands at 0."""
+        if stream not in self._heads:
+            self._heads[stream] = offset
+
+    def reset(self, stream: str, offset: int) -> None:
+        """A stream has begun anew: what came early is of no use."""
+        self._heads[stream] = offset
+        self._early.pop(stream, None)
 
     def head(self, stream: str) -> int:
         """Return the offset of the last event that was given out."""
@@ -65,14 +71,19 @@ class StreamOrder:
 class Bus:
     """Hands committed events to the listeners: the hub, the plugins."""
 
-    def __init__(self, database: Database, catalogue: Mapping[str, EventSpec], gap_seconds: float) -> None:
+    def __init__(
+        self, database: Database, catalogue: Mapping[str, EventSpec], gap_seconds: float, heads: Heads
+    ) -> None:
         self._database = database
         self._catalogue = catalogue
         self._gap_seconds = gap_seconds
+        self._heads = heads
+        """How far the hub is: it advances them; here they are learned."""
         self._order = StreamOrder()
         self._listeners: list[Listener] = []
         self._filling: dict[str, asyncio.Task[None]] = {}
-        self._epochs: dict[str, str] = {}
+        self._targets: dict[str, int] = {}
+        """The offsets up to which streams have to be read from the log, whatever comes."""
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Add a listener, called in order for every event; it must be quick. Returns its undo."""
@@ -80,28 +91,39 @@ class Bus:
         return lambda: self._listeners.remove(listener)
 
     async def start(self) -> None:
-        """Learn where the streams stand. To be called before the first event."""
+        """Learn where the streams, and the logs that still grow, stand. To be called before the first event."""
         async with self._database.session() as session:
-            heads = await event_log.heads(session)
-        self._order.set_heads(heads)
-        self._epochs = {stream: position.epoch for stream, position in heads.items()}
+            self._learn(await event_log.heads(session))
+            for deployment_id, _, last in await event_log.open_logs(session):
+                self._heads.learn_lines(deployment_id, last)
 
-    async def positions(self, streams: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return how far streams were handed on, as it crosses the wire; a stream that does not exist is left out.
-
-        Reads the database only for a stream of which nothing is known yet.
-        """
-        wanted = tuple(streams)
-        unknown = [stream for stream in wanted if stream not in self._epochs]
+    async def learn(self, streams: Iterable[str]) -> None:
+        """Learn where streams stand of which nothing is known yet; reads the database only if there are any."""
+        unknown = [stream for stream in streams if self._heads.position(stream) is None]
         if unknown:
             async with self._database.session() as session:
-                for stream, position in (await event_log.heads(session, unknown)).items():
-                    self._epochs.setdefault(stream, position.epoch)
-        return {
-            stream: Position(self._epochs[stream], self._order.head(stream)).wire()
-            for stream in wanted
-            if stream in self._epochs
-        }
+                self._learn(await event_log.heads(session, unknown))
+
+    def _learn(self, positions: Mapping[str, Position]) -> None:
+        for stream, position in positions.items():
+            self._order.learn(stream, position.offset)
+            # What was handed on while this was read may be further.
+            self._heads.learn({stream: Position(position.epoch, self._order.head(stream))})
+
+    def head(self, stream: str) -> int:
+        """Return the offset of a stream that was handed on last."""
+        return self._order.head(stream)
+
+    def reset(self, stream: str, position: Position) -> None:
+        """A stream has begun anew, with another epoch: go on from there (R18)."""
+        self._order.reset(stream, position.offset)
+        self._heads.reset(stream, position)
+        self._targets.pop(stream, None)
+
+    def read_up_to(self, stream: str, offset: int) -> None:
+        """Have a stream handed on from the log up to an offset of which nobody told here (R5)."""
+        self._targets[stream] = max(offset, self._targets.get(stream, 0))
+        self._fill(stream)
 
     async def stop(self) -> None:
         """End what still reads the log."""
@@ -112,8 +134,6 @@ class Bus:
 
     def hand_on(self, event: Event) -> None:
         """Give an event to the listeners, in its stream's order. Never raises."""
-        if event.epoch is not None:
-            self._epochs[event.stream] = event.epoch
         for due in self._order.accept(event):
             self._emit(due)
         if event.spec.delivery is Delivery.STREAM:
@@ -129,27 +149,35 @@ class Bus:
                 logger.exception("a listener failed", extra={"event_type": event.spec.name, "event_id": event.id})
 
     def _watch_gap(self, stream: str) -> None:
-        if self._order.has_gap(stream) and stream not in self._filling:
-            task = asyncio.get_running_loop().create_task(self._fill_gap(stream))
+        if self._order.has_gap(stream):
+            self._fill(stream, self._gap_seconds)
+
+    def _fill(self, stream: str, after_seconds: float = 0) -> None:
+        if stream not in self._filling:
+            task = asyncio.get_running_loop().create_task(self._fill_gap(stream, after_seconds))
             self._filling[stream] = task
             task.add_done_callback(lambda _: self._filling.pop(stream, None))
 
-    async def _fill_gap(self, stream: str) -> None:
-        """Wait for what is missing; when it does not come, read it from the log, until there is no gap."""
-        while True:
-            await asyncio.sleep(self._gap_seconds)
-            if not self._order.has_gap(stream):
-                return
+    def _is_missing(self, stream: str) -> bool:
+        return self._order.has_gap(stream) or self._order.head(stream) < self._targets.get(stream, 0)
+
+    async def _fill_gap(self, stream: str, after_seconds: float) -> None:
+        """Wait for what is missing; when it does not come, read it from the log, until nothing is missing."""
+        await asyncio.sleep(after_seconds)
+        while self._is_missing(stream):
             try:
                 async with self._database.session() as session:
                     rows = await event_log.read_since(session, stream, self._order.head(stream), _PAGE)
             except Exception:
                 # The log is the truth: what cannot be read now is read in the next round.
                 logger.exception("the event log cannot be read", extra={"stream": stream})
-                continue
+                rows = []
             for row in rows:
                 event = event_log.event_of(row, self._catalogue)
                 if event.offset is not None and event.offset > self._order.head(stream):
                     metrics.EVENTS_REREAD.inc()
                     for due in self._order.accept(event):
                         self._emit(due)
+            if not rows:
+                await asyncio.sleep(self._gap_seconds)
+        self._targets.pop(stream, None)

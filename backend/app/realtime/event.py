@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from backend.app.auth.permissions import Principal
 from backend.app.models.columns import new_id, now
 from backend.app.realtime.frames import text_frame
+from backend.app.realtime.marks import TRANSIENT, Mark, latest_source, log_source
 from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error
 from backend.app.schemas.event_spec import Delivery, EventSpec, Payload
 from backend.app.schemas.times import wire_time
@@ -25,6 +26,11 @@ SYSTEM_STREAM = "system"
 def stream_of(organization_id: str | None) -> str:
     """Return the name of an organization's stream; `system` for what belongs to every one."""
     return SYSTEM_STREAM if organization_id is None else f"org:{organization_id}"
+
+
+def organization_of(stream: str) -> str | None:
+    """Return the organization whose stream this is; None for `system`."""
+    return None if stream == SYSTEM_STREAM else stream.removeprefix("org:")
 
 
 @dataclass(slots=True, eq=False)
@@ -56,21 +62,58 @@ class Event:
     epoch: str | None = None
     version: int | None = None
     """Number of the value, only for class *latest*."""
+    node: str | None = None
+    """The node it was born on; None: this one."""
     _frame: bytes | None = field(default=None, repr=False)
+    _mark: Mark | None = field(default=None, repr=False)
 
     @property
     def stream(self) -> str:
         """The name of its stream."""
         return stream_of(self.organization_id)
 
+    @property
+    def mark(self) -> Mark:
+        """Where it can be read again, from the commit on; made once, the same object for every connection."""
+        if self._mark is None:
+            self._mark = self._find_mark()
+        return self._mark
+
+    def _find_mark(self) -> Mark:
+        delivery = self.spec.delivery
+        if delivery is Delivery.STREAM and self.offset is not None:
+            return Mark(delivery, self.stream, self.offset)
+        if delivery is Delivery.LATEST and self.version is not None:
+            return Mark(delivery, latest_source(self.stream, self.spec.name, self.subject or ""), self.version)
+        if delivery is Delivery.LOG and self.subject is not None and "firstLine" in self.payload:
+            return Mark(delivery, log_source(self.subject), self.payload["firstLine"])
+        return TRANSIENT
+
     def frame(self) -> bytes:
         """Return the push message as a prepared frame; made once, the same bytes for every connection."""
         if self._frame is None:
-            place = f',"stream":"{self.stream}","offset":{self.offset}' if self.offset is not None else ""
-            head = f'{{"type":"{self.spec.name}","data":'
-            tail = f',"timestamp":"{wire_time(self.created_at)}","id":"{self.id}"{place}}}'
-            self._frame = text_frame(b"".join((head.encode(), self.encoded, tail.encode())))
+            moment = wire_time(self.created_at)
+            self._frame = event_frame(self.spec.name, self.encoded, moment, self.id, self.stream, self.offset)
         return self._frame
+
+
+def event_frame(
+    kind: str,
+    encoded: bytes,
+    timestamp: str,
+    event_id: str | None = None,
+    stream: str | None = None,
+    offset: int | None = None,
+) -> bytes:
+    """Return an event's push message as a prepared frame.
+
+    `encoded` is its payload as JSON, `timestamp` as it crosses the wire; the stream counts only with an offset.
+    """
+    identity = f',"id":"{event_id}"' if event_id is not None else ""
+    place = f',"stream":"{stream}","offset":{offset}' if offset is not None else ""
+    head = f'{{"type":"{kind}","data":'
+    tail = f',"timestamp":"{timestamp}"{identity}{place}}}'
+    return text_frame(b"".join((head.encode(), encoded, tail.encode())))
 
 
 def new_event(

@@ -7,6 +7,7 @@ its row's lock as the last step of the transaction, so commit order equals offse
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -28,9 +29,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from backend.app.models import Deployment
 from backend.app.models.columns import UtcTime, new_id
-from backend.app.models.event_record import EventRecord, EventStream
-from backend.app.realtime.event import SYSTEM_STREAM, Event
+from backend.app.models.event_record import EventRecord, EventStream, LatestValue
+from backend.app.realtime.event import Event, organization_of
 from backend.app.schemas.event_spec import Audience, Delivery, EventSpec, Payload
 
 _RAISE_HEAD = text(
@@ -158,6 +160,51 @@ async def heads(session: AsyncSession, streams: Sequence[str] | None = None) -> 
     return {stream: Position(epoch, head) for stream, epoch, head in found}
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a stream stands in the database."""
+
+    epoch: str
+    floor: int
+    """The highest offset that retention removed; 0: none."""
+    head: int
+
+
+async def standing(session: AsyncSession, streams: Sequence[str]) -> dict[str, Standing]:
+    """Return where streams stand; one that does not exist is left out."""
+    statement = select(EventStream.stream, EventStream.epoch, EventStream.floor, EventStream.head)
+    found = await session.execute(statement.where(EventStream.stream.in_(streams)))
+    return {stream: Standing(epoch, floor, head) for stream, epoch, floor, head in found}
+
+
+async def open_logs(session: AsyncSession) -> list[tuple[str, str, int]]:
+    """Return id, organization and number of the last line of each deployment that has not ended."""
+    columns = (Deployment.id, Deployment.organization_id, Deployment.last_line)
+    found = await session.execute(select(*columns).where(Deployment.finished_at.is_(None)))
+    return [(deployment_id, organization_id, last) for deployment_id, organization_id, last in found]
+
+
+async def latest_since(
+    session: AsyncSession, since: datetime, limit: int, catalogue: Mapping[str, EventSpec]
+) -> list[Event]:
+    """Return the latest values that changed since a moment, of types that are known."""
+    rows = await session.execute(select(LatestValue.__table__).where(LatestValue.created_at >= since).limit(limit))
+    return [
+        Event(
+            id=row.id,
+            spec=catalogue[row.type],
+            organization_id=organization_of(row.stream),
+            payload=decode(row.payload),
+            encoded=row.payload.encode(),
+            created_at=row.created_at,
+            subject=row.subject,
+            version=row.version,
+        )
+        for row in rows
+        if row.type in catalogue
+    ]
+
+
 async def read_since(session: AsyncSession, stream: str, offset: int, limit: int) -> list[Row[Any]]:
     """Return at most `limit` rows of a stream after an offset, in order."""
     found = await session.execute(
@@ -255,7 +302,7 @@ def event_of(row: Row[Any], catalogue: Mapping[str, EventSpec]) -> Event:
     return Event(
         id=row.id,
         spec=spec,
-        organization_id=None if stream == SYSTEM_STREAM else stream.removeprefix("org:"),
+        organization_id=organization_of(stream),
         payload=decode(row.payload),
         encoded=row.payload.encode(),
         created_at=row.created_at,
@@ -264,6 +311,7 @@ def event_of(row: Row[Any], catalogue: Mapping[str, EventSpec]) -> Event:
         hop=row.hop,
         traceparent=row.traceparent,
         offset=row.offset,
+        node=row.node,
     )
 
 

@@ -5,18 +5,22 @@ Rights are asked again at delivery. An event is framed once, the same bytes for 
 in one tick of the event loop is handed out at its end, or before anything that changes who gets it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import groupby
 from typing import Any, TypeVar
 
 import orjson
 
 from backend.app import metrics
-from backend.app.auth.permissions import Principal, sight_needed
-from backend.app.realtime.connection import Connection, Topic
-from backend.app.realtime.event import Event
+from backend.app.auth.permissions import Principal
+from backend.app.realtime.audience import entitled
+from backend.app.realtime.connection import Connection
+from backend.app.realtime.event import Event, stream_of
 from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.frames import text_frame
+from backend.app.realtime.heads import Heads, Step
+from backend.app.realtime.marks import LOGS_UPDATE, Mark, log_source
+from backend.app.realtime.topics import Topic
 from backend.app.schemas.event_spec import Audience, Delivery
 
 K = TypeVar("K")
@@ -25,11 +29,15 @@ K = TypeVar("K")
 class Hub:
     """Registry of this node's connections. Every method is plain: nothing interleaves."""
 
-    def __init__(self, flusher: Flusher, join_bytes: int) -> None:
+    def __init__(self, flusher: Flusher, join_bytes: int, heads: Heads | None = None) -> None:
         self._flusher = flusher
         flusher.before = self._end_tick
         self._join_bytes = join_bytes
         """Most bytes of one tick that are written without asking each connection's budget."""
+        self.heads = heads or Heads()
+        """How far everything was handed on; a LIVE connection is exactly there (I5)."""
+        self.on_behind: Callable[[Connection], None] | None = None
+        """Called with a connection that has fallen behind: somebody has to read the log for it."""
         self._collected: list[Event] = []
         """Events of this tick, in order."""
         self._connections: dict[str, Connection] = {}
@@ -55,9 +63,12 @@ class Hub:
         """Return the connections of a session."""
         return tuple(self._by_session.get(session_id, ()))
 
+    # ---- who is there, and wants what ----------------------------------------------------------------------
+
     def add(self, connection: Connection) -> None:
         """Register a connection: from now on it gets what is addressed to its user."""
         self.settle()
+        connection.on_behind = self.on_behind
         self._connections[connection.id] = connection
         self._by_user.setdefault(connection.principal.user_id, set()).add(connection)
         if connection.principal.session_id:
@@ -76,22 +87,33 @@ class Hub:
         metrics.CONNECTIONS.set(len(self._connections))
 
     def update_principal(self, connection: Connection, principal: Principal) -> None:
-        """Give a connection the present rights of its user."""
+        """Give a connection the present rights of its user; if they changed, what waits is asked about again (R6)."""
         self.settle()
-        if connection.id not in self._connections:
-            connection.principal = principal
-            return
-        _discard(self._by_session, connection.principal.session_id or "", connection)
+        before = connection.principal
         connection.principal = principal
+        if connection.id not in self._connections:
+            return
+        _discard(self._by_session, before.session_id or "", connection)
         if principal.session_id:
             self._by_session.setdefault(principal.session_id, set()).add(connection)
+        if _reach(principal) != _reach(before):
+            connection.withdraw_all()
+            if principal.organization_id != before.organization_id:
+                connection.forget_source(stream_of(before.organization_id))
 
-    def subscribe(self, connection: Connection, topics: Iterable[Topic]) -> None:
-        """Add topics to a connection; those it has already stay as they are."""
+    def subscribe(
+        self, connection: Connection, topics: Iterable[Topic], since: Mapping[str, int] | None = None
+    ) -> None:
+        """Add topics to a connection; those it has already stay as they are.
+
+        They begin at the hub's head, or after the offset that `since` has for their stream.
+        """
         self.settle()
+        starts = since or {}
         for topic in topics:
             if topic not in connection.topics:
-                connection.topics.add(topic)
+                stream = stream_of(topic.organization_id)
+                connection.topics[topic] = starts.get(stream, self.heads.head(stream) or 0)
                 self._by_topic.setdefault(topic, set()).add(connection)
                 metrics.SUBSCRIPTIONS.inc()
 
@@ -99,16 +121,51 @@ class Hub:
         """Take topics from a connection; those it does not have are left alone."""
         self.settle()
         for topic in topics:
-            if topic in connection.topics:
-                connection.topics.remove(topic)
+            if connection.topics.pop(topic, None) is not None:
                 _discard(self._by_topic, topic, connection)
                 metrics.SUBSCRIPTIONS.dec()
 
+    # ---- delivery ------------------------------------------------------------------------------------------
+
     def deliver(self, event: Event) -> None:
-        """Have an event reach every connection that may have it and wants it, at the end of this tick."""
-        if event.spec.is_pushed:
+        """Have an event reach every connection that may have it and wants it, at the end of this tick.
+
+        Lines with something missing before them are not pushed: who follows them reads the log.
+        """
+        if event.spec.delivery is Delivery.LOG and event.mark.number:
+            step = self._take_lines(event)
+        else:
+            step = self.heads.take(event)
+        if step is Step.NEXT and event.spec.is_pushed:
             self._collected.append(event)
             self._flusher.schedule()
+
+    def _take_lines(self, event: Event) -> Step:
+        source, first = event.mark.source, event.mark.number
+        known = self.heads.head(source) or 0
+        step = self.heads.take_lines(event.subject or "", first, first + len(event.payload["logs"]) - 1)
+        if step is Step.GAP:
+            self._read_lines(source, known, entitled(event, self._receivers(event)))
+        return step
+
+    def lines_were_added(self, organization_id: str, deployment_id: str, last: int) -> None:
+        """Have everybody who follows a log read it up to a line of which nobody told here (R5)."""
+        source = log_source(deployment_id)
+        known = self.heads.head(source)
+        if known is None or last <= known:
+            return
+        self.heads.take_lines(deployment_id, known + 1, last)
+        of_all = self._by_topic.get(Topic(organization_id, LOGS_UPDATE), set())
+        of_this = self._by_topic.get(Topic(organization_id, LOGS_UPDATE, deployment_id), set())
+        self._read_lines(source, known, of_all | of_this)
+
+    def _read_lines(self, source: str, known: int, connections: Iterable[Connection]) -> None:
+        """Have those that are LIVE on a log read it from its head on."""
+        self.settle()
+        missed = Mark(Delivery.LOG, source, known + 1)
+        for connection in connections:
+            if source not in connection.cursors:
+                connection.fall_back(missed)
 
     def settle(self) -> None:
         """Hand out what was collected in this tick, before something else changes who gets it or comes after it."""
@@ -131,18 +188,18 @@ class Hub:
     def _hand_out(self, events: Sequence[Event], *, is_tick_over: bool) -> None:
         """Give events of one address to its connections: written at once where nothing else is due in this tick."""
         first = events[0]
-        entitled = self._entitled(first, self._receivers(first))
+        receivers = entitled(first, self._receivers(first))
         frames = [event.frame() for event in events]
-        is_droppable = first.spec.delivery in (Delivery.TRANSIENT, Delivery.LATEST)
+        marks = [event.mark for event in events]
         delivered = 0
         joined = b"".join(frames) if len(frames) > 1 else frames[0]
         can_write = is_tick_over and len(joined) <= self._join_bytes
-        for connection in entitled:
+        for connection in receivers:
             if can_write and connection.write_now(joined):
                 delivered += len(frames)
             else:
-                for frame in frames:
-                    delivered += connection.push_frame(frame, is_droppable=is_droppable)
+                for frame, mark in zip(frames, marks, strict=True):
+                    delivered += connection.push_event(frame, mark)
         metrics.EVENTS_DELIVERED.inc(delivered)
 
     def push_raw(self, user_id: str, organization_id: str, message: Mapping[str, Any]) -> None:
@@ -156,6 +213,33 @@ class Hub:
             if connection.principal.organization_id == organization_id or connection.principal.is_superuser:
                 connection.push_frame(frame, is_droppable=True)
 
+    # ---- how far everybody is ------------------------------------------------------------------------------
+
+    def positions(self, connection: Connection) -> dict[str, Any]:
+        """Return up to where everything of its streams was written to a connection (R1), as it crosses the wire."""
+        self.settle()
+        found = {}
+        for stream in connection.streams():
+            known = self.heads.position(stream)
+            if known is not None:
+                offset = connection.position(stream, known.offset)
+                found[stream] = {"epoch": known.epoch, "offset": offset}
+        return found
+
+    def standing(self, streams: Iterable[str]) -> dict[str, Any]:
+        """Return how far streams were handed on here, as it crosses the wire; what is not known is left out."""
+        self.settle()
+        known = {stream: self.heads.position(stream) for stream in streams}
+        return {stream: position.wire() for stream, position in known.items() if position is not None}
+
+    def try_live(self, connection: Connection, source: str) -> bool:
+        """Turn a connection LIVE on a source if its cursor is the hub's head, in this very step (I5)."""
+        self.settle()
+        if source not in connection.cursors or connection.cursors[source] != self.heads.head(source):
+            return False
+        del connection.cursors[source]
+        return True
+
     def most_queued_bytes(self) -> int:
         """Return how many bytes wait for the connection that is furthest behind."""
         return max((connection.queued_bytes for connection in self._connections.values()), default=0)
@@ -165,9 +249,9 @@ class Hub:
             connection = self._connections.get(event.connection_id or "")
             return (connection,) if connection else ()
         if event.session_id is not None:
-            return self._by_session.get(event.session_id, ())
+            return tuple(self._by_session.get(event.session_id, ()))
         if event.user_id is not None:
-            return self._by_user.get(event.user_id, ())
+            return tuple(self._by_user.get(event.user_id, ()))
         if event.organization_id is None:
             return tuple(
                 connection
@@ -182,21 +266,10 @@ class Hub:
         )
         return everything | of_subject if of_subject else everything
 
-    @staticmethod
-    def _entitled(event: Event, receivers: Iterable[Connection]) -> list[Connection]:
-        """Return those of the receivers that may have the event with their present rights."""
-        needed = sight_needed(event.spec)
-        user_id, organization_id = event.user_id, event.organization_id
-        if user_id is not None or event.session_id is not None:
-            # Addressed to this very user; a move to another organization is told in the new one's stream.
-            return [each for each in receivers if each.sight >= needed and user_id in (None, each.principal.user_id)]
-        if organization_id is None:
-            return [each for each in receivers if each.sight >= needed]
-        return [
-            each
-            for each in receivers
-            if each.sight >= needed and (each.organization_id == organization_id or each.is_superuser)
-        ]
+
+def _reach(principal: Principal) -> tuple[object, ...]:
+    """Return what decides which events somebody may have."""
+    return principal.organization_id, principal.role, principal.is_superuser
 
 
 def _address(event: Event) -> tuple[object, ...]:

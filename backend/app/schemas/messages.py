@@ -62,7 +62,7 @@ CLOSE_CODES: Mapping[CloseCode, CloseRule] = {
     ),
     CloseCode.MESSAGE_TOO_BIG: CloseRule("a message over the limit", _NO_RETRY),
     CloseCode.SERVER_RESTARTING: CloseRule("the server shuts down", "reconnect after `retryAfterMs` or with back-off"),
-    CloseCode.WRITE_STALLED: CloseRule("the client did not take what was due", _BACK_OFF),
+    CloseCode.WRITE_STALLED: CloseRule("the client took nothing for too long, or did not take its answers", _BACK_OFF),
     CloseCode.TOKEN_EXPIRED: CloseRule("the token ran out", "refresh the token or log in, then reconnect"),
     CloseCode.NO_PONG: CloseRule("no answer to a ping", _BACK_OFF),
     CloseCode.RATE_LIMITED: CloseRule("too many messages, or a cap of server or address is reached", _BACK_OFF),
@@ -114,7 +114,8 @@ class AuthData(BaseModel):
 
     token: str | None = None
     subscriptions: Annotated[list[SubscribeData], Field(max_length=128)] = Field(default_factory=list)
-    positions: dict[str, Any] | None = None
+    positions: Any | None = None
+    """Where to go on from; read by `realtime.resume`, so that what is wrong with it is answered and costs nothing."""
     contract: dict[str, Any] | None = None
     client: Any | None = None
 

@@ -18,9 +18,11 @@ from backend.app.operations.deployments import Deployments
 from backend.app.operations.events import Events
 from backend.app.operations.sessions import Sessions
 from backend.app.realtime.bus import Bus
-from backend.app.realtime.connection import Connection, Topic
+from backend.app.realtime.connection import Connection
 from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
+from backend.app.realtime.marks import LOGS_UPDATE, log_source
+from backend.app.realtime.topics import Topic
 from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error, not_found
 from backend.app.schemas.event_spec import EventSpec, Sender
 from backend.app.schemas.messages import (
@@ -54,6 +56,16 @@ COMMAND_PERMISSIONS: Mapping[Command, Permission] = {
     Command.DEPLOYMENT_LOGS: Permission.DEPLOYMENTS_VIEW,
 }
 """What each command needs. Complete: a test compares it with the enum."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a subscription stands for."""
+
+    topics: Sequence[Topic]
+    deployment_id: str | None = None
+    from_line: int | None = None
+    """The line of the deployment's log to begin with; None: what comes from now on."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -125,7 +137,7 @@ class Commands:
     # ---- one method for each message -----------------------------------------------------------------
 
     async def _ping(self, client: Client, message: ClientMessage) -> None:
-        self._reply(client, "pong", {}, message)
+        self._reply(client, "pong", {"positions": self._hub.positions(client.connection)}, message)
 
     async def _auth(self, client: Client, message: ClientMessage) -> None:
         """A fresh token of the same user: the socket stays, its expiry moves."""
@@ -145,10 +157,7 @@ class Commands:
         self._reply(client, WebSocketEventType.AUTH_TOKEN_REFRESH, _without_none(data), message)
 
     async def _subscribe(self, client: Client, message: ClientMessage) -> None:
-        data = parse(SubscribeData, message.data)
-        topics = await self.topics(client.caller(), data)
-        self.add_topics(client.connection, topics)
-        await self._confirm(client, "subscribed", topics, data.deployment_id, message)
+        await self._add(client, "subscribed", parse(SubscribeData, message.data), message)
 
     async def _unsubscribe(self, client: Client, message: ClientMessage) -> None:
         data = parse(SubscribeData, message.data)
@@ -164,9 +173,7 @@ class Commands:
         subscribe = SubscribeData(
             event_type=list(_OF_DEPLOYMENT), deployment_id=data.deployment_id, from_line=data.from_line
         )
-        topics = await self.topics(client.caller(), subscribe)
-        self.add_topics(client.connection, topics)
-        await self._confirm(client, "logs_subscribed", topics, data.deployment_id, message)
+        await self._add(client, "logs_subscribed", subscribe, message)
 
     async def _plugin_message(self, client: Client, message: ClientMessage) -> None:
         result = await self._plugins.handle_message(message.type, message.model_dump(exclude_none=True), client.context)
@@ -189,25 +196,52 @@ class Commands:
 
     # ---- subscriptions ----------------------------------------------------------------------------------
 
-    async def topics(self, caller: Caller, data: SubscribeData) -> list[Topic]:
-        """Return the topics that a subscription names; raise what is wrong with it."""
-        if data.from_line is not None:
-            raise field_error(ErrorCode.UNSUPPORTED, "from_line", "continuing a log is not offered yet")
+    async def wanted(self, caller: Caller, data: SubscribeData) -> Wanted:
+        """Return what a subscription stands for; raise what is wrong with it."""
         organization_id = caller.organization(data.organization_id)
         names = self._names(caller, data)
-        if data.deployment_id is not None:
-            deployment = await self._deployments.get(caller, data.deployment_id)
-            if data.organization_id is not None and deployment["organizationId"] != organization_id:
-                raise not_found("deployment")
-            organization_id = deployment["organizationId"]
-        return [Topic(organization_id, name, data.deployment_id) for name in names]
+        if data.deployment_id is None:
+            if data.from_line is not None:
+                raise field_error(ErrorCode.INVALID_MESSAGE, "from_line", "only with a deployment_id")
+            return Wanted([Topic(organization_id, name) for name in names])
+        deployment = await self._deployments.get(caller, data.deployment_id)
+        if data.organization_id is not None and deployment["organizationId"] != organization_id:
+            raise not_found("deployment")
+        topics = [Topic(deployment["organizationId"], name, data.deployment_id) for name in names]
+        if data.from_line is None:
+            return Wanted(topics, data.deployment_id)
+        if LOGS_UPDATE not in names:
+            raise field_error(ErrorCode.INVALID_MESSAGE, "from_line", f"only with event_type {LOGS_UPDATE}")
+        # -n is the tail of what is there now; lines that are added meanwhile come after it (R14).
+        first = data.from_line if data.from_line >= 0 else deployment["lastLine"] + 1 + data.from_line
+        return Wanted(topics, data.deployment_id, max(1, first))
 
-    def add_topics(self, connection: Connection, topics: Sequence[Topic]) -> None:
-        """Add topics to a connection; raise `too_many_subscriptions` and add none where that is over the limit."""
+    def add(self, connection: Connection, wanted: Sequence[Wanted], since: Mapping[str, int] | None = None) -> None:
+        """Add subscriptions to a connection; raise `too_many_subscriptions` and add none where that is over the limit.
+
+        They begin at the head of their streams, or after the offsets of `since`.
+        """
         limit = self._settings.max_subscriptions
-        if len(connection.topics.union(topics)) > limit:
+        topics = [topic for each in wanted for topic in each.topics]
+        if len(connection.topics.keys() | set(topics)) > limit:
             raise WindFlowError(ErrorCode.TOO_MANY_SUBSCRIPTIONS, f"at most {limit} subscriptions per connection")
-        self._hub.subscribe(connection, topics)
+        self._hub.subscribe(connection, topics, since)
+        for each in wanted:
+            if each.deployment_id is not None and each.from_line is not None:
+                connection.follow_from(log_source(each.deployment_id), each.from_line - 1)
+
+    async def _add(self, client: Client, kind: str, data: SubscribeData, message: ClientMessage) -> None:
+        wanted = await self.wanted(client.caller(), data)
+        streams = {stream_of(topic.organization_id) for topic in wanted.topics}
+        await self._bus.learn(streams)
+        self.add(client.connection, [wanted])
+        reply = {
+            "event_types": [topic.type for topic in wanted.topics],
+            "deployment_id": wanted.deployment_id,
+            "from_line": wanted.from_line,
+            "positions": self._hub.standing(streams),
+        }
+        self._reply(client, kind, _without_none(reply), message)
 
     def _names(self, caller: Caller, data: SubscribeData) -> list[str]:
         """Return the event types that names, lists and patterns stand for, in catalogue order."""
@@ -230,17 +264,6 @@ class Commands:
             wanted |= {known for known in found if may_see(caller.principal, self._catalogue[known])}
         return [known for known in self._catalogue if known in wanted]
 
-    async def _confirm(
-        self, client: Client, kind: str, topics: Sequence[Topic], deployment_id: str | None, message: ClientMessage
-    ) -> None:
-        streams = {stream_of(topic.organization_id) for topic in topics}
-        reply = {
-            "event_types": [topic.type for topic in topics],
-            "deployment_id": deployment_id,
-            "positions": await self._bus.positions(streams),
-        }
-        self._reply(client, kind, _without_none(reply), message)
-
     @staticmethod
     def _reply(client: Client, kind: str, data: Mapping[str, Any], message: ClientMessage) -> None:
         client.connection.push(server_message(kind, data, message.id))
@@ -258,7 +281,7 @@ def parse(model: type[M], data: Mapping[str, Any]) -> M:
 
 def unsupported_of(data: AuthData) -> list[str]:
     """Return the names of what an `auth` message asks for and this server does not offer yet."""
-    return [name for name in ("positions", "contract") if getattr(data, name) is not None]
+    return [name for name in ("contract",) if getattr(data, name) is not None]
 
 
 def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,18 +18,20 @@ from backend.app import metrics
 from backend.app.auth.permissions import Caller, Principal
 from backend.app.config import Settings
 from backend.app.operations.identity_events import login_payload
-from backend.app.realtime.bus import Bus
-from backend.app.realtime.connection import Budget, Connection
-from backend.app.realtime.event import SYSTEM_STREAM, stream_of
+from backend.app.realtime.budget import Budget
+from backend.app.realtime.connection import Connection
+from backend.app.realtime.event_log import Position
 from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.hub import Hub
+from backend.app.realtime.resume import read_positions
+from backend.app.realtime.resumes import Resumes
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.json_codec import parse_json
-from backend.app.schemas.messages import ClientMessage, CloseCode, server_message
+from backend.app.schemas.messages import AuthData, ClientMessage, CloseCode, server_message
 from backend.app.schemas.websocket_events import WebSocketEventType
 from backend.app.websocket.admission import Admission, Full, Place
 from backend.app.websocket.authentication import Authenticated, Authentication, Closed
-from backend.app.websocket.commands import Client, Commands, parse, unsupported_of
+from backend.app.websocket.commands import Client, Commands, Wanted, parse, unsupported_of
 from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.expiry import Expiry
@@ -50,7 +52,6 @@ class Endpoint:
     """What every connection needs. `main` makes one and routes `/ws` and `/ws/` to `serve`."""
 
     settings: Settings
-    bus: Bus
     hub: Hub
     flusher: Flusher
     budget: Budget
@@ -61,6 +62,7 @@ class Endpoint:
     admission: Admission
     heartbeat: Heartbeat
     connect_records: ConnectRecords
+    resumes: Resumes
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection until it ends."""
@@ -142,30 +144,34 @@ class _Session:
         """Register the connection and its first subscriptions; the reply is the first message it gets."""
         connection, endpoint, first = client.connection, self._endpoint, who.first
         caller = Caller(connection.principal, address=self._address, connection_id=connection.id)
-        refused = []
-        topics = []
-        for wanted in first.subscriptions:
+        refused: list[dict[str, Any]] = []
+        wanted: list[Wanted] = []
+        for each in first.subscriptions:
             try:
-                topics += await endpoint.commands.topics(caller, wanted)
+                wanted.append(await endpoint.commands.wanted(caller, each))
             except WindFlowError as error:
-                asked = wanted.model_dump(exclude_none=True)
-                refused.append({**asked, "code": error.code.value, "message": error.message})
-        streams = {SYSTEM_STREAM, stream_of(connection.principal.organization_id)}
-        positions = await endpoint.bus.positions(streams | {stream_of(topic.organization_id) for topic in topics})
+                refused.append({**each.model_dump(exclude_none=True), **_told(error)})
+        given, problem = _positions(first)
+        resumed = await endpoint.resumes.judge(connection, [topic for each in wanted for topic in each.topics], given)
+        # From here to the registration nothing is awaited: what is committed meanwhile comes after it.
+        endpoint.hub.add(connection)
         try:
-            endpoint.commands.add_topics(connection, topics)
+            endpoint.commands.add(connection, wanted, resumed.cursors)
         except WindFlowError as error:
-            refused.append({"code": error.code.value, "message": error.message})
+            refused.append(_told(error))
+        resumed.begin(connection)
         welcome = {
             **login_payload(caller).wire(),
-            "positions": positions,
+            "positions": endpoint.hub.positions(connection),
             "heartbeatSeconds": endpoint.settings.heartbeat_seconds,
             "refused": refused,
         }
         connection.greet(server_message(WebSocketEventType.AUTH_LOGIN_SUCCESS, welcome, who.reply_to))
+        if problem is not None:
+            self._refuse(connection, problem, None)
         for name in unsupported_of(first):
             self._refuse(connection, WindFlowError(ErrorCode.UNSUPPORTED, f"{name}: not offered yet"), None)
-        endpoint.hub.add(connection)
+        resumed.tell_lost(connection)
         endpoint.connect_records.add(caller)
 
     # ---- command phase ----------------------------------------------------------------------------------
@@ -241,6 +247,18 @@ def _decode(text: str, max_depth: int) -> ClientMessage:
     if not isinstance(value, dict):
         raise WindFlowError(ErrorCode.INVALID_MESSAGE, 'a message is an object with a "type"')
     return parse(ClientMessage, value)
+
+
+def _told(error: WindFlowError) -> dict[str, Any]:
+    return {"code": error.code.value, "message": error.message}
+
+
+def _positions(first: AuthData) -> tuple[Mapping[str, Position] | None, WindFlowError | None]:
+    """Return where a client wants to go on from, or what is wrong with what it sent."""
+    try:
+        return (None if first.positions is None else read_positions(first.positions)), None
+    except WindFlowError as error:
+        return None, error
 
 
 async def _deny(websocket: WebSocket, error: WindFlowError) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from backend.app.auth.permissions import Principal
-from backend.app.realtime.connection import Budget, Connection
+from backend.app.realtime.budget import Budget
+from backend.app.realtime.connection import Connection
 from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.frames import texts_of
 from backend.app.schemas.roles import Role

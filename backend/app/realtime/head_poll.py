@@ -1,0 +1,94 @@
+"""Looks, every now and then, whether the database is further than what was handed on here (R5, R18).
+
+What another program or node committed, and what a lost message would have told, is found here: streams are
+read from the log, followers of logs fall back to theirs, newer values are delivered. `main` calls it periodically.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from backend.app.database import Database
+from backend.app.models.columns import now
+from backend.app.realtime import event_log
+from backend.app.realtime.bus import Bus
+from backend.app.realtime.catch_up import tell_lost
+from backend.app.realtime.event_log import Position
+from backend.app.realtime.hub import Hub
+from backend.app.realtime.marks import log_source
+from backend.app.realtime.resume import LostReason
+from backend.app.schemas.event_spec import EventSpec
+
+_VALUES_AT_ONCE = 1_000
+
+
+class HeadPoll:
+    """Compares the heads of a node with the database."""
+
+    def __init__(
+        self, database: Database, catalogue: Mapping[str, EventSpec], bus: Bus, hub: Hub, poll_seconds: float
+    ) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._bus = bus
+        self._hub = hub
+        self._poll_seconds = poll_seconds
+        self._seen: dict[str, int] = {}
+        """What the last look saw ahead. A commit of this node is handed on right after it: what is still ahead at the
+        next look came from somebody else."""
+
+    async def look(self) -> int:
+        """Compare once; return how many streams and logs were behind. Raises what the database raises."""
+        since = now() - timedelta(seconds=self._poll_seconds * 3)
+        async with self._database.session() as session:
+            streams = await event_log.heads(session)
+            logs = await event_log.open_logs(session)
+            values = await event_log.latest_since(session, since, _VALUES_AT_ONCE, self._catalogue)
+        seen, self._seen = self._seen, {}
+        behind = sum([self._compare_stream(stream, position, seen) for stream, position in streams.items()])
+        behind += sum([self._compare_log(*log, seen) for log in logs])
+        for value in values:
+            self._hub.deliver(value)  # It drops what is not newer than what it has.
+        return behind
+
+    def _compare_stream(self, stream: str, position: Position, seen: Mapping[str, int]) -> bool:
+        known = self._hub.heads.position(stream)
+        if known is None:
+            return False  # Learned when somebody follows it.
+        if position.epoch != known.epoch:
+            self._begin_anew(stream, known, position)
+            return True
+        if not self._is_still_ahead(stream, known.offset, position.offset, seen):
+            return False
+        self._bus.read_up_to(stream, position.offset)
+        return True
+
+    def _compare_log(self, deployment_id: str, organization_id: str, last: int, seen: Mapping[str, int]) -> bool:
+        source = log_source(deployment_id)
+        known = self._hub.heads.head(source)
+        if known is None:
+            self._hub.heads.learn_lines(deployment_id, last)
+            return False
+        if not self._is_still_ahead(source, known, last, seen):
+            return False
+        self._hub.lines_were_added(organization_id, deployment_id, last)
+        return True
+
+    def _is_still_ahead(self, source: str, known: int, stored: int, seen: Mapping[str, int]) -> bool:
+        if stored <= known:
+            return False
+        self._seen[source] = stored
+        return known < seen.get(source, 0)
+
+    def _begin_anew(self, stream: str, known: Position, position: Position) -> None:
+        """Tell everybody who follows a stream that it begins anew (R18)."""
+        self._hub.settle()
+        followers = [
+            (connection, connection.position(stream, known.offset))
+            for connection in self._hub
+            if stream in connection.streams()
+        ]
+        self._bus.reset(stream, position)
+        for connection, offset in followers:
+            connection.forget_source(stream)
+            lost = Position(known.epoch, offset).wire()
+            tell_lost(connection, stream, LostReason.EPOCH, lost, self._hub.positions(connection))

@@ -1,0 +1,92 @@
+"""Judges the positions that a client comes back with. Pure.
+
+They are judged against `event_streams`, not against what this node has handed on (R3): a node that lags
+would call a position lost that is only ahead of it.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from backend.app.realtime.event_log import Position, Standing
+from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError
+
+_MOST_STREAMS = 256
+_LARGEST_OFFSET = 2**63 - 1
+
+
+class LostReason(StrEnum):
+    """Why a position cannot be continued from."""
+
+    EXPIRED = "expired"
+    """Retention has removed what comes next."""
+    EPOCH = "epoch"
+    """The stream began anew, for example by a restored backup."""
+    FUTURE = "future"
+    """The stream is not that far."""
+    UNKNOWN = "unknown"
+    """This client follows no such stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A position that cannot be continued from."""
+
+    stream: str
+    reason: LostReason
+    position: Mapping[str, Any]
+    """The position, as it crosses the wire."""
+
+
+class _PositionData(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    epoch: str = Field(max_length=64)
+    offset: int = Field(ge=0, le=_LARGEST_OFFSET)
+
+
+_POSITIONS = TypeAdapter(dict[str, _PositionData])
+
+
+def read_positions(data: object, field: str = "positions") -> dict[str, Position]:
+    """Return the positions that a client sent; raise `invalid_message` naming field and rule."""
+    try:
+        given = _POSITIONS.validate_python(data)
+    except ValidationError as error:
+        fields = [
+            FieldError(".".join((field, *(str(part) for part in item["loc"]))), item["msg"]) for item in error.errors()
+        ]
+        text = "; ".join(f"{item.field}: {item.rule}" for item in fields[:3])
+        raise WindFlowError(ErrorCode.INVALID_MESSAGE, text, fields=fields) from error
+    if len(given) > _MOST_STREAMS:
+        rule = f"at most {_MOST_STREAMS} streams"
+        raise WindFlowError(ErrorCode.INVALID_MESSAGE, f"{field}: {rule}", fields=[FieldError(field, rule)])
+    return {stream: Position(position.epoch, position.offset) for stream, position in given.items()}
+
+
+def judge(
+    given: Mapping[str, Position], standing: Mapping[str, Standing], followed: Collection[str]
+) -> tuple[dict[str, int], list[Lost]]:
+    """Return the offset to continue after for each stream where that is possible, and what is lost."""
+    cursors: dict[str, int] = {}
+    lost: list[Lost] = []
+    for stream, position in given.items():
+        reason = _why_lost(position, standing.get(stream) if stream in followed else None)
+        if reason is None:
+            cursors[stream] = position.offset
+        else:
+            lost.append(Lost(stream, reason, position.wire()))
+    return cursors, lost
+
+
+def _why_lost(position: Position, stream: Standing | None) -> LostReason | None:
+    if stream is None:
+        return LostReason.UNKNOWN
+    if position.epoch != stream.epoch:
+        return LostReason.EPOCH
+    if position.offset > stream.head:
+        return LostReason.FUTURE
+    return LostReason.EXPIRED if position.offset < stream.floor else None
