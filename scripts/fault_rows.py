@@ -23,7 +23,6 @@ ROWS: Mapping[str, Mapping[str, FaultRow]] = {
             "a subscriber stops reading while 50 MB of log lines flow to 200",
             "all others get every event in order; what is queued for it is never above its budget and one message; "
             "memory does not grow; it catches up without loss if it resumes in time",
-            missing="catching up: over its budget it is closed 4008 and reads the state over REST",
         ),
         "F02": FaultRow(
             "a subscriber stops reading for good, with traffic, and idle without answering pings",

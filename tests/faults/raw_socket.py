@@ -20,6 +20,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 PATIENCE_SECONDS = 15.0
 RESET = (0, "reset")
 ENDED = (1006, "no close frame")
+_READS_PER_SECOND = 10
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -67,6 +68,8 @@ class RawSocket:
         self.host = host
         self.texts: list[dict[str, Any]] = []
         """Every JSON message so far, in order."""
+        self.bytes_per_second: float | None = None
+        """How fast it reads; None: as fast as it can."""
         self._buffer = bytearray()
 
     @classmethod
@@ -218,10 +221,14 @@ class RawSocket:
                 return
 
     async def _more(self) -> None:
-        data = await asyncio.get_running_loop().sock_recv(self.sock, 65_536)
+        pace = self.bytes_per_second
+        size = 65_536 if pace is None else max(1, min(65_536, int(pace / _READS_PER_SECOND)))
+        data = await asyncio.get_running_loop().sock_recv(self.sock, size)
         if not data:
             raise EOFError("the server ended the connection")
         self._buffer += data
+        if pace is not None:
+            await asyncio.sleep(len(data) / pace)
 
     def _take(self) -> Frame | None:
         """Cut the next whole frame off the buffer; frames of a server are not masked."""

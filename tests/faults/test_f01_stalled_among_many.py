@@ -1,6 +1,6 @@
-"""Row F01, and the memory of a server through which much flows: one of many subscribers stops reading.
+"""Row F01, and the memory of a server through which much flows: one of many subscribers stops reading for good.
 
-What a slow reader gets back from the log is not there yet: once over its budget it is closed 4008.
+What a slow reader gets back from the log: `test_f01_slow_readers.py`.
 """
 
 import asyncio

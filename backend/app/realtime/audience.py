@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from backend.app.auth.permissions import sight_needed
 from backend.app.realtime.connection import Connection
 from backend.app.realtime.event import Event
-from backend.app.realtime.topics import Topic
 from backend.app.schemas.event_spec import EventSpec
 
 
@@ -25,32 +24,45 @@ def entitled(event: Event, receivers: Iterable[Connection]) -> list[Connection]:
     ]
 
 
-def wants(
-    connection: Connection,
-    spec: EventSpec,
-    organization_id: str | None,
-    subject: str | None,
-    user_id: str | None,
-    offset: int | None = None,
-) -> bool:
-    """Tell whether a connection may have a stored event now and wants it, by offset where its subscription has a start.
+class Wish:
+    """What one connection may have and wants of the events of one organization, asked at this moment.
 
-    The same answer as the hub's for an event that is just delivered.
+    The same answers as the hub's for an event that is just delivered. Made anew after every await: rights and
+    subscriptions change (R6).
     """
-    if not spec.is_pushed or connection.sight < sight_needed(spec):
-        return False
-    if user_id is not None:
-        return user_id == connection.principal.user_id
-    if organization_id is None:
-        starts = [start for topic, start in connection.topics.items() if topic.type == spec.name]
-    elif connection.organization_id != organization_id and not connection.is_superuser:
-        return False
-    else:
-        topics = connection.topics
-        starts = []
-        for topic in (Topic(organization_id, spec.name), Topic(organization_id, spec.name, subject)):
-            if topic in topics:
-                starts.append(topics[topic])
-    if offset is None:
-        return bool(starts)
-    return any(offset > start for start in starts)
+
+    __slots__ = ("_all", "_can_reach", "_connection", "_some")
+
+    def __init__(self, connection: Connection, organization_id: str | None) -> None:
+        self._connection = connection
+        self._can_reach = organization_id in (None, connection.organization_id) or connection.is_superuser
+        self._all: dict[str, int] = {}
+        """The types of which it wants every event, with the offset after which."""
+        self._some: dict[tuple[str, str], int] = {}
+        """The same for single subjects."""
+        for topic, start in connection.topics.items():
+            if organization_id is None:
+                self._all[topic.type] = min(start, self._all.get(topic.type, start))
+            elif topic.organization_id != organization_id:
+                continue
+            elif topic.subject is None:
+                self._all[topic.type] = start
+            else:
+                self._some[topic.type, topic.subject] = start
+
+    def has(self, spec: EventSpec, subject: str | None, user_id: str | None = None, offset: int | None = None) -> bool:
+        """Tell whether it may have a stored event and wants it; an offset must be above its subscription's start."""
+        connection = self._connection
+        if not spec.is_pushed or connection.sight < sight_needed(spec):
+            return False
+        if user_id is not None:
+            return user_id == connection.principal.user_id
+        if not self._can_reach:
+            return False
+        start = self._all.get(spec.name)
+        if start is not None and (offset is None or offset > start):
+            return True
+        if subject is None or not self._some:
+            return False
+        start = self._some.get((spec.name, subject))
+        return start is not None and (offset is None or offset > start)

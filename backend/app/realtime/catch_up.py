@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.app import metrics
-from backend.app.realtime.audience import wants
+from backend.app.realtime.audience import Wish
 from backend.app.realtime.connection import Connection
 from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
@@ -199,9 +199,10 @@ class _Pursuit:
             frames: list[bytes] = []
             first = size = 0
             # From the question to the queue without an await: nothing is pushed under older rights (R6).
+            wish = Wish(connection, page.organization_id)
             while at < len(events) and size < self._all.chunk_bytes:
                 event = events[at]
-                if wants(connection, event.spec, page.organization_id, event.subject, event.user_id, event.offset):
+                if wish.has(event.spec, event.subject, event.user_id, event.offset):
                     first = first or event.offset
                     frames.append(event.frame)
                     size += len(event.frame)
@@ -252,7 +253,7 @@ class _Pursuit:
 
     def _follows(self, page: LinesPage, deployment_id: str) -> bool:
         spec = self._all._catalogue[LOGS_UPDATE]
-        return wants(self._connection, spec, page.organization_id, deployment_id, None)
+        return Wish(self._connection, page.organization_id).has(spec, deployment_id)
 
     def _lose_lines(self, source: str, reason: LostReason, after: int, cursor: int) -> None:
         self._connection.follow_from(source, cursor)
@@ -305,7 +306,7 @@ class _Pursuit:
             return  # A newer one was pushed meanwhile.
         if value.version < self._hub.heads.version(value.source):
             debt.add(value.source)  # A newer one was handed on meanwhile: it is read again.
-        elif wants(connection, value.spec, value.organization_id, value.subject, None):
+        elif Wish(connection, value.organization_id).has(value.spec, value.subject):
             connection.push_event(value.frame, Mark(Delivery.LATEST, value.source, value.version))
         else:
             debt.sources.discard(value.source)

@@ -93,13 +93,13 @@ class Event:
         """Return the push message as a prepared frame; made once, the same bytes for every connection."""
         if self._frame is None:
             moment = wire_time(self.created_at)
-            self._frame = event_frame(self.spec.name, self.encoded, moment, self.id, self.stream, self.offset)
+            self._frame = event_frame(self.spec.name, self.encoded.decode(), moment, self.id, self.stream, self.offset)
         return self._frame
 
 
 def event_frame(
     kind: str,
-    encoded: bytes,
+    payload: str,
     timestamp: str,
     event_id: str | None = None,
     stream: str | None = None,
@@ -107,13 +107,11 @@ def event_frame(
 ) -> bytes:
     """Return an event's push message as a prepared frame.
 
-    `encoded` is its payload as JSON, `timestamp` as it crosses the wire; the stream counts only with an offset.
+    `payload` is JSON, `timestamp` is spelled as it crosses the wire; the stream counts only with an offset.
     """
     identity = f',"id":"{event_id}"' if event_id is not None else ""
     place = f',"stream":"{stream}","offset":{offset}' if offset is not None else ""
-    head = f'{{"type":"{kind}","data":'
-    tail = f',"timestamp":"{timestamp}"{identity}{place}}}'
-    return text_frame(b"".join((head.encode(), encoded, tail.encode())))
+    return text_frame(f'{{"type":"{kind}","data":{payload},"timestamp":"{timestamp}"{identity}{place}}}'.encode())
 
 
 def new_event(

@@ -143,7 +143,7 @@ class LogReader:
                 self._catalogue.get(row.type) or _unknown(row.type, Delivery.STREAM),
                 row.subject,
                 row.user_id,
-                event_frame(row.type, row.payload.encode(), row.timestamp, row.id, stream, row.offset),
+                event_frame(row.type, row.payload, row.timestamp, row.id, stream, row.offset),
             )
             for row in page.rows
         ]
@@ -193,7 +193,7 @@ class LogReader:
             organization_of(row.stream),
             row.subject,
             row.version,
-            event_frame(row.type, row.payload.encode(), wire_time(row.created_at), row.id),
+            event_frame(row.type, row.payload, wire_time(row.created_at), row.id),
         )
 
 
@@ -214,4 +214,4 @@ def _lines_frame(deployment_id: str, rows: Sequence[Row[Any]]) -> bytes:
         data["streams"] = [row.stream or "out" for row in rows]
     if any(row.level for row in rows):
         data["levels"] = [row.level for row in rows]
-    return event_frame(LOGS_UPDATE, orjson.dumps(data), wire_time(now()))
+    return event_frame(LOGS_UPDATE, orjson.dumps(data).decode(), wire_time(now()))
