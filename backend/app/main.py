@@ -21,18 +21,8 @@ from backend.app.api.dependencies import Public
 from backend.app.api.errors import install_error_handlers
 from backend.app.api.middleware import RequestMiddleware
 from backend.app.api.reference_page import install_reference_page
+from backend.app.api.routes import rest_router
 from backend.app.api.services import Services
-from backend.app.api.v1 import (
-    auth,
-    deployment_logs,
-    deployments,
-    events,
-    notifications,
-    organizations,
-    plugins,
-    system,
-    users,
-)
 from backend.app.auth.secret_file import derived, load_or_create_secret
 from backend.app.config import Settings, warnings_at_start
 from backend.app.data_folder import DataFolderLock
@@ -57,7 +47,9 @@ from backend.app.realtime.head_poll import HeadPoll
 from backend.app.realtime.heads import Heads
 from backend.app.realtime.hub import Hub
 from backend.app.realtime.log_reader import LogReader
+from backend.app.realtime.lost_streams import tell_followers
 from backend.app.realtime.position_notices import PositionNotices
+from backend.app.realtime.resume import LostReason
 from backend.app.realtime.resumes import Resumes
 from backend.app.realtime.unit_of_work import write_hooks
 from backend.app.schemas.event_spec import EventCatalogue
@@ -164,11 +156,11 @@ class WindFlow:
             Periodic("head poll", HeadPoll(db, catalogue, bus, hub, settings.poll_seconds).look, settings.poll_seconds),
         ):
             stack.push_async_callback(_owned(work.run()))
-        await self._start_catching_up(stack, hub, catalogue)
+        await self._start_catching_up(stack, bus, hub, catalogue)
         self._endpoint = await self._start_endpoint(stack, services, bus, flusher, contexts, admission)
         return services
 
-    async def _start_catching_up(self, stack: AsyncExitStack, hub: Hub, catalogue: EventCatalogue) -> None:
+    async def _start_catching_up(self, stack: AsyncExitStack, bus: Bus, hub: Hub, catalogue: EventCatalogue) -> None:
         settings = self.settings
         reader = LogReader(db, settings, catalogue)
         stack.push_async_callback(reader.stop)
@@ -181,6 +173,7 @@ class WindFlow:
             retry_seconds=settings.catch_up_retry_seconds,
         )
         hub.on_behind = catch_up.start
+        bus.on_hole = lambda stream, position: tell_followers(hub, stream, LostReason.EXPIRED, position)
         stack.push_async_callback(catch_up.stop)
         stack.push_async_callback(_owned(PositionNotices(hub, settings.positions_seconds).run()))
 
@@ -302,20 +295,7 @@ def _owned(work: Coroutine[Any, Any, None]) -> Callable[[], Awaitable[None]]:
 
 
 def _router(windflow: WindFlow) -> APIRouter:
-    router = APIRouter()
-    router.include_router(system.root_router)
-    for module in (
-        auth,
-        organizations,
-        users,
-        deployments,
-        deployment_logs,
-        notifications,
-        events,
-        plugins,
-        system,
-    ):
-        router.include_router(module.router, prefix=API)
+    router = rest_router(API)
     for path in SOCKET_PATHS:
         router.add_api_websocket_route(path, windflow.serve_socket, dependencies=[Depends(Public())])
     return router

@@ -50,7 +50,7 @@ async def test_the_first_answer_has_the_printed_shape(docs_server: DocsServer) -
 async def test_an_event_has_the_printed_shape(docs_server: DocsServer) -> None:
     """An event of class stream has `id`, `stream` and `offset`; fields without a value are absent."""
     (printed,) = [
-        json.loads(block.text) for block in blocks(PAGE, "json") if '"DEPLOYMENT_STATUS_CHANGED"' in block.text
+        json.loads(block.text) for block in blocks(PAGE, "json") if '"type": "DEPLOYMENT_STATUS_CHANGED"' in block.text
     ]
     deployment_id = await create(docs_server)
     async with open_socket(docs_server.process.socket_url, docs_server.people.tokens["olga"]) as socket:
@@ -89,16 +89,30 @@ async def test_what_the_page_calls_not_offered_is_answered_unsupported(docs_serv
     async with docs_server.process.client(token) as client:
         events = await client.get("/events")
         assert (events.status_code, events.json()["code"]) == (501, "unsupported")
-    async with open_socket(docs_server.process.socket_url, token, positions={}, contract={}) as socket:
-        refused = [(await socket.receive())["data"] for _ in range(2)]
-        assert [(each["code"], each["message"].split(":")[0]) for each in refused] == [
-            ("unsupported", "positions"),
-            ("unsupported", "contract"),
-        ]
-        for command in ("subscribe", "deployment_logs"):
-            data = {"deployment_id": "any", "from_line": 1}
-            data |= {"event_type": "DEPLOYMENT_LOGS_UPDATE"} if command == "subscribe" else {}
-            assert (await socket.ask(command, data))["data"]["code"] == "unsupported"
+    async with open_socket(docs_server.process.socket_url, token, contract={}) as socket:
+        refused = (await socket.receive())["data"]
+        assert (refused["code"], refused["message"].split(":")[0]) == ("unsupported", "contract")
+
+
+async def test_who_comes_back_as_printed_gets_what_was_missed(docs_server: DocsServer) -> None:
+    """Coming back: positions and subscriptions of the `auth` message, `from_line` for the log."""
+    (printed,) = [json.loads(block.text) for block in blocks(PAGE, "json") if '"from_line": 73512' in block.text]
+    token = docs_server.people.tokens["olga"]
+    deployment_id = await create(docs_server)
+    async with open_socket(docs_server.process.socket_url, token) as socket:
+        positions = socket.seen[0]["data"]["positions"]
+    async with docs_server.process.client(token) as client:
+        await client.put(f"/deployments/{deployment_id}/status", json={"status": "running"})
+        await client.post(f"/deployments/{deployment_id}/logs", json={"firstLine": 1, "lines": [{"text": "one"}]})
+    wanted = printed["data"]["subscriptions"]
+    wanted[1] |= {"deployment_id": deployment_id, "from_line": 1}
+    async with open_socket(docs_server.process.socket_url, token, positions=positions, subscriptions=wanted) as socket:
+        assert socket.seen[0]["data"]["refused"] == []
+        missed: set[str] = set()
+        while missed != {"DEPLOYMENT_STATUS_CHANGED", "DEPLOYMENT_LOGS_UPDATE"}:
+            message = await socket.receive()
+            if message["data"].get("deploymentId") == deployment_id:
+                missed.add(message["type"])
 
 
 async def test_who_answers_no_ping_is_closed_with_4012(tmp_path: Path) -> None:

@@ -41,6 +41,13 @@ class StreamOrder:
         self._heads[stream] = offset
         self._early.pop(stream, None)
 
+    def skip_to(self, stream: str, offset: int) -> None:
+        """Nothing up to an offset will come any more; what came early after it is kept."""
+        self._heads[stream] = offset
+        early = self._early.get(stream, {})
+        for past in [number for number in early if number <= offset]:
+            del early[past]
+
     def head(self, stream: str) -> int:
         """Return the offset of the last event that was given out."""
         return self._heads.get(stream, 0)
@@ -82,6 +89,8 @@ class Bus:
         self._order = StreamOrder()
         self._listeners: list[Listener] = []
         self._filling: dict[str, asyncio.Task[None]] = {}
+        self.on_hole: Callable[[str, Position], None] = lambda stream, position: None
+        """Called when retention has removed what was not handed on yet, with where the stream goes on."""
         self._targets: dict[str, int] = {}
         """The offsets up to which streams have to be read from the log, whatever comes."""
 
@@ -114,10 +123,9 @@ class Bus:
         """Return the offset of a stream that was handed on last."""
         return self._order.head(stream)
 
-    def reset(self, stream: str, position: Position) -> None:
-        """A stream has begun anew, with another epoch: go on from there (R18)."""
-        self._order.reset(stream, position.offset)
-        self._heads.reset(stream, position)
+    def reset(self, stream: str, offset: int) -> None:
+        """A stream has begun anew, with another epoch: what comes after this offset is next."""
+        self._order.reset(stream, offset)
         self._targets.pop(stream, None)
 
     def read_up_to(self, stream: str, offset: int) -> None:
@@ -172,6 +180,8 @@ class Bus:
                 # The log is the truth: what cannot be read now is read in the next round.
                 logger.exception("the event log cannot be read", extra={"stream": stream})
                 rows = []
+            if rows and rows[0].offset > self._order.head(stream) + 1:
+                self._pass_hole(stream, rows[0].offset - 1)
             for row in rows:
                 event = event_log.event_of(row, self._catalogue)
                 if event.offset is not None and event.offset > self._order.head(stream):
@@ -181,3 +191,11 @@ class Bus:
             if not rows:
                 await asyncio.sleep(self._gap_seconds)
         self._targets.pop(stream, None)
+
+    def _pass_hole(self, stream: str, offset: int) -> None:
+        """Go on after what retention removed before it was handed on here."""
+        known = self._heads.position(stream)
+        logger.warning("events were removed before they were handed on", extra={"stream": stream, "up_to": offset})
+        self._order.skip_to(stream, offset)
+        if known is not None:
+            self.on_hole(stream, Position(known.epoch, offset))

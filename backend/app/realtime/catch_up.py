@@ -9,35 +9,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.app import metrics
 from backend.app.realtime.audience import Wish
 from backend.app.realtime.connection import Connection
-from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
-from backend.app.realtime.latest_debt import LatestDebt
-from backend.app.realtime.log_reader import LinesPage, StoredValue, StreamPage
-from backend.app.realtime.marks import LOGS_UPDATE, Mark, deployment_of, latest_source
+from backend.app.realtime.latest_payments import LatestPayments
+from backend.app.realtime.log_reader import LinesPage, Reader, StreamPage
+from backend.app.realtime.marks import LOGS_UPDATE, Mark, deployment_of
 from backend.app.realtime.resume import LostReason
 from backend.app.schemas.errors import WindFlowError
 from backend.app.schemas.event_spec import Delivery, EventSpec
 from backend.app.schemas.messages import server_message
 
 logger = logging.getLogger("windflow.catch_up")
-
-_VALUES_AT_ONCE = 100
-
-
-class Reader(Protocol):
-    """What `LogReader` offers."""
-
-    async def events(self, stream: str, after: int) -> StreamPage | None: ...
-    async def lines(self, deployment_id: str, after: int) -> LinesPage | None: ...
-    async def values(self, sources: list[str]) -> list[StoredValue]: ...
-    async def values_of(self, stream: str, kind: str, after: str) -> list[StoredValue]: ...
 
 
 class CatchUp:
@@ -64,6 +52,7 @@ class CatchUp:
         self._retry_seconds = retry_seconds
         self._clock = clock
         self._sleep = sleep
+        self.payments = LatestPayments(hub, reader, catalogue, self.room)
         self._tasks: dict[Connection, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
@@ -138,7 +127,7 @@ class _Pursuit:
         if connection.is_over:
             return
         if connection.latest_debt is not None:
-            await self._pay_latest(connection.latest_debt)
+            await self._all.payments.pay(connection, connection.latest_debt)
             return
         source = next(iter(connection.cursors), None)
         if source is None:
@@ -258,58 +247,6 @@ class _Pursuit:
     def _lose_lines(self, source: str, reason: LostReason, after: int, cursor: int) -> None:
         self._connection.follow_from(source, cursor)
         tell_lost(self._connection, source, reason, {"line": after + 1}, {source: {"line": cursor + 1}})
-
-    # ---- latest values -------------------------------------------------------------------------------------
-
-    async def _pay_latest(self, debt: LatestDebt) -> None:
-        if debt.is_all:
-            round_ = debt.begin_all()
-            for stream, kind, subject in self._values_followed():
-                await self._pay_all_of(debt, stream, kind, subject)
-            debt.end_all(round_)
-        else:
-            names = sorted(debt.sources)[:_VALUES_AT_ONCE]
-            found = {value.source: value for value in await self._reader.values(names)}
-            for name in names:
-                if name in found:
-                    self._push_value(debt, found[name])
-                else:
-                    debt.sources.discard(name)
-        if debt.is_paid and self._connection.latest_debt is debt:
-            self._connection.latest_debt = None
-
-    def _values_followed(self) -> list[tuple[str, str, str | None]]:
-        catalogue = self._all._catalogue
-        return [
-            (stream_of(topic.organization_id), topic.type, topic.subject)
-            for topic in self._connection.topics
-            if topic.type in catalogue and catalogue[topic.type].delivery is Delivery.LATEST
-        ]
-
-    async def _pay_all_of(self, debt: LatestDebt, stream: str, kind: str, subject: str | None) -> None:
-        after = ""
-        while not self._connection.is_over:
-            await self._all.room(self._connection)
-            if subject is None:
-                page = await self._reader.values_of(stream, kind, after)
-            else:
-                page = await self._reader.values([latest_source(stream, kind, subject)])
-            for value in page:
-                self._push_value(debt, value)
-            if not page or subject is not None:
-                return
-            after = page[-1].subject
-
-    def _push_value(self, debt: LatestDebt, value: StoredValue) -> None:
-        connection = self._connection
-        if not debt.is_owed(value.source):
-            return  # A newer one was pushed meanwhile.
-        if value.version < self._hub.heads.version(value.source):
-            debt.add(value.source)  # A newer one was handed on meanwhile: it is read again.
-        elif Wish(connection, value.organization_id).has(value.spec, value.subject):
-            connection.push_event(value.frame, Mark(Delivery.LATEST, value.source, value.version))
-        else:
-            debt.sources.discard(value.source)
 
     # ---- what the client is told ---------------------------------------------------------------------------
 

@@ -35,33 +35,11 @@ class Connection:
     """One authenticated connection. Made by the endpoint, registered with the hub; nothing leaves before `greet`."""
 
     __slots__ = (
-        "__weakref__",
-        "_budget",
-        "_due",
-        "_easy_bytes",
-        "_is_due",
-        "_is_greeted",
-        "_outbox",
-        "_principal",
-        "_settle",
-        "address",
-        "client",
-        "close_code",
-        "close_reason",
-        "connected_at",
-        "cursors",
-        "id",
-        "is_over",
-        "is_superuser",
-        "latest_debt",
-        "on_behind",
-        "on_room",
-        "organization_id",
-        "outlet",
-        "sight",
-        "told_positions",
-        "topics",
-    )
+        "__weakref__", "_budget", "_due", "_easy_bytes", "_is_due", "_is_greeted", "_outbox", "_principal",
+        "_settle", "address", "client", "close_code", "close_reason", "connected_at", "cursors", "id",
+        "is_over", "is_superuser", "latest_debt", "on_behind", "on_room", "organization_id", "outlet", "sight",
+        "told_positions", "topics",
+    )  # fmt: skip
 
     def __init__(
         self,

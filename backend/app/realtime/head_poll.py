@@ -11,9 +11,9 @@ from backend.app.database import Database
 from backend.app.models.columns import now
 from backend.app.realtime import event_log
 from backend.app.realtime.bus import Bus
-from backend.app.realtime.catch_up import tell_lost
 from backend.app.realtime.event_log import Position
 from backend.app.realtime.hub import Hub
+from backend.app.realtime.lost_streams import tell_followers
 from backend.app.realtime.marks import log_source
 from backend.app.realtime.resume import LostReason
 from backend.app.schemas.event_spec import EventSpec
@@ -55,7 +55,9 @@ class HeadPoll:
         if known is None:
             return False  # Learned when somebody follows it.
         if position.epoch != known.epoch:
-            self._begin_anew(stream, known, position)
+            # It begins anew: what comes now must not look as if it had been delivered (R18).
+            self._bus.reset(stream, position.offset)
+            tell_followers(self._hub, stream, LostReason.EPOCH, position)
             return True
         if not self._is_still_ahead(stream, known.offset, position.offset, seen):
             return False
@@ -78,17 +80,3 @@ class HeadPoll:
             return False
         self._seen[source] = stored
         return known < seen.get(source, 0)
-
-    def _begin_anew(self, stream: str, known: Position, position: Position) -> None:
-        """Tell everybody who follows a stream that it begins anew (R18)."""
-        self._hub.settle()
-        followers = [
-            (connection, connection.position(stream, known.offset))
-            for connection in self._hub
-            if stream in connection.streams()
-        ]
-        self._bus.reset(stream, position)
-        for connection, offset in followers:
-            connection.forget_source(stream)
-            lost = Position(known.epoch, offset).wire()
-            tell_lost(connection, stream, LostReason.EPOCH, lost, self._hub.positions(connection))

@@ -8,7 +8,7 @@ requests find a database connection besides, and pages in rows and bytes.
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 from sqlalchemy import Row, and_, func, select, true, tuple_
@@ -73,6 +73,15 @@ class StoredValue:
     subject: str
     version: int
     frame: bytes
+
+
+class Reader(Protocol):
+    """What catching up asks; `LogReader` answers from the database."""
+
+    async def events(self, stream: str, after: int) -> StreamPage | None: ...
+    async def lines(self, deployment_id: str, after: int) -> LinesPage | None: ...
+    async def values(self, sources: Iterable[str]) -> list[StoredValue]: ...
+    async def values_of(self, stream: str, kind: str, after: str) -> list[StoredValue]: ...
 
 
 class LogReader:

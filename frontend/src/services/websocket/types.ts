@@ -382,7 +382,7 @@ export const CLOSE_CODES = {
   MESSAGE_TOO_BIG: 1009,
   /** The server shuts down; reconnect after `retryAfterMs` or with back-off. */
   SERVER_RESTARTING: 1012,
-  /** The client did not take what was due; reconnect with back-off. */
+  /** The client took nothing for too long, or did not take its answers; reconnect with back-off. */
   WRITE_STALLED: 4008,
   /** The token ran out; refresh the token or log in, then reconnect. */
   TOKEN_EXPIRED: 4009,
