@@ -282,6 +282,7 @@ def unknown_names(environment: Mapping[str, str], file_keys: Iterable[str] = ())
     """Return one sentence for each `WINDFLOW_…` variable or file key that no setting reads, with the nearest name."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     known |= {PREFIX + name for name in CLIENT_NAMES}
+    known.add(f"{PREFIX}FAULT")  # For crash tests (kill_points.py); without WINDFLOW_TEST_FAULTS=1 it does nothing.
     given = [name for name in environment if name.upper().startswith(PREFIX)]
     given += [PREFIX + key.upper() for key in file_keys]
     sentences = []

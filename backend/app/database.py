@@ -17,6 +17,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
+from backend.app import kill_points
 from backend.app.config import Settings
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.sqlite_writer import SQLiteWriter, limit_size, prepare_connection
@@ -268,6 +269,7 @@ class Database:
 
         async with self._connected().begin() as conn:
             tx, result = await conn.run_sync(unit)
+        kill_points.reached("after_commit")
         self._hooks.committed([tx])
         return result
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.pool import NullPool
 
+from backend.app import kill_points
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 
 logger = logging.getLogger("windflow.database")
@@ -202,6 +203,7 @@ class SQLiteWriter:
                     job = taken
                 self._deadline = time.monotonic() + self._unit_timeout_seconds
                 self._close_group(conn, [job.unit for job in jobs if job.error is None])
+            kill_points.reached("after_commit")
         except BaseException as error:  # noqa: BLE001 - the thread outlives every failure; the callers get it
             if first not in jobs:
                 jobs.append(first)
