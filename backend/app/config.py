@@ -28,6 +28,8 @@ PLUGIN_PREFIX = f"{PREFIX}PLUGIN__"
 CONFIG_FILE = "windflow.toml"
 CLIENT_NAMES = ("SERVER_URL", "TOKEN", "CONFIG_DIR", "SPOOL_DIR", "SPOOL_BYTES", "RUNNER_HEARTBEAT_SECONDS")
 """Variables that the command line client reads; known, so not warned about."""
+TEST_NAMES = ("FAULT",)
+"""Variables that only crash tests set (`kill_points.py`); without WINDFLOW_TEST_FAULTS=1 they do nothing."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -220,7 +222,22 @@ class Settings(BaseSettings):
     plugin_timeout_seconds: Seconds = Field(5, description="Longest run of one plugin hook.")
     plugin_cancel_grace_seconds: Seconds = Field(1, description="Time a hook gets to end after its time-out.")
     plugin_threads: Count = Field(4, description="Threads for the plain `def` hooks of one plugin.")
-    plugin_queue: Count = Field(1_000, description="Events that may wait for one plugin; above: dropped, counted.")
+    plugin_queue: Count = Field(
+        1_000, description="Events in memory per plugin; above, stream events wait in the log, others are dropped."
+    )
+    plugin_backlog_events: Count = Field(
+        10_000, description="Stream events that may wait for a plugin that cannot be called; above, the oldest go."
+    )
+    plugin_backlog_seconds: Seconds = Field(3_600, description="How long they may wait for it.")
+    plugin_retry_seconds: Seconds = Field(
+        1, description="Pause before a plugin that cannot be called is asked again; first pause of `retries`."
+    )
+    plugin_retry_max_seconds: Seconds = Field(60, description="Longest pause of `retries`: each is twice the last.")
+    plugin_cursor_seconds: Seconds = Field(0.2, description="Longest time until it is stored what a plugin handled.")
+    plugin_cursor_events: Count = Field(1_000, description="Handled events after which that is stored at once.")
+    node_lease_seconds: Seconds = Field(
+        15, description="PostgreSQL: a server that is silent for so long is dead, and another takes over what it left."
+    )
     max_hops: Count = Field(8, description="How deep events published by plugins may cause further ones.")
     broadcasts_per_call: Count = Field(1_000, description="Broadcasts one plugin call may make.")
 
@@ -281,8 +298,7 @@ class _PluginVariables(PydanticBaseSettingsSource):
 def unknown_names(environment: Mapping[str, str], file_keys: Iterable[str] = ()) -> list[str]:
     """Return one sentence for each `WINDFLOW_…` variable or file key that no setting reads, with the nearest name."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    known |= {PREFIX + name for name in CLIENT_NAMES}
-    known.add(f"{PREFIX}FAULT")  # For crash tests (kill_points.py); without WINDFLOW_TEST_FAULTS=1 it does nothing.
+    known |= {PREFIX + name for name in (*CLIENT_NAMES, *TEST_NAMES)}
     given = [name for name in environment if name.upper().startswith(PREFIX)]
     given += [PREFIX + key.upper() for key in file_keys]
     sentences = []

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -27,7 +28,6 @@ from backend.app.auth.secret_file import derived, load_or_create_secret
 from backend.app.config import Settings, warnings_at_start
 from backend.app.data_folder import DataFolderLock
 from backend.app.database import db
-from backend.app.models.columns import new_id
 from backend.app.operations.bootstrap import FirstAdmin, first_start
 from backend.app.operations.deployments import Deployments
 from backend.app.operations.events import Events
@@ -48,6 +48,8 @@ from backend.app.realtime.heads import Heads
 from backend.app.realtime.hub import Hub
 from backend.app.realtime.log_reader import LogReader
 from backend.app.realtime.lost_streams import tell_followers
+from backend.app.realtime.node import Node
+from backend.app.realtime.node_hooks import NodeHooks
 from backend.app.realtime.position_notices import PositionNotices
 from backend.app.realtime.resume import LostReason
 from backend.app.realtime.resumes import Resumes
@@ -60,12 +62,15 @@ from backend.app.websocket.authentication import Authentication
 from backend.app.websocket.commands import Commands
 from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
+from backend.app.websocket.cursor_log import CursorLog
 from backend.app.websocket.discovery import discover, names_without_plugin
+from backend.app.websocket.dispatch_limits import DispatchLimits
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.drain import Drain
 from backend.app.websocket.endpoint import Endpoint
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.liveness import LivenessRules
+from backend.app.websocket.node_keeper import NodeKeeper
 from backend.app.websocket.plugin import plugin_manager
 from backend.app.websocket.plugin_settings import PluginValues
 from backend.app.websocket.plugins import default_plugins
@@ -127,7 +132,7 @@ class WindFlow:
             await services.drain.run(settings.drain_seconds / 2)
 
     async def _start(self, stack: AsyncExitStack) -> Services:
-        settings, node, flusher = self.settings, new_id(), Flusher()
+        settings, flusher = self.settings, Flusher()
         # What is written without a look at each budget must fit into every one of them.
         join_bytes = min(settings.socket_high_water_bytes, settings.outbound_bytes - settings.socket_high_water_bytes)
         heads = Heads()
@@ -135,19 +140,26 @@ class WindFlow:
         self._drain = drain = Drain(settings, hub, lambda: admission.authenticated)
         catalogue = plugin_manager.catalogue
         bus = Bus(db, catalogue, settings.gap_seconds, heads)
-        await db.connect(settings, write_hooks(node, bus.hand_on))
+        hooks, log = NodeHooks(Node(), partial(write_hooks, hand_on=bus.hand_on)), CursorLog(db, catalogue)
+        await db.connect(settings, hooks.hooks)
         stack.push_async_callback(db.disconnect)
+        await log.register(hooks.node, settings.node_lease_seconds)
         self.first_admin = await first_start(db, settings)
         await bus.start()
         stack.push_async_callback(bus.stop)
-        services = self._services(settings, node, hub, bus, catalogue, drain)
+        services = self._services(settings, hooks.node, hub, bus, catalogue, drain)
         contexts = Contexts(settings, db, services.events)
         access = Access(hub, services.sessions, catalogue, settings.recheck_seconds)
-        dispatcher = Dispatcher(plugin_manager, contexts, settings.plugin_queue)
+        dispatcher = Dispatcher(plugin_manager, contexts, log, hooks, DispatchLimits.of(settings))
+        await dispatcher.learn()
+        keeper = NodeKeeper(log, hooks, dispatcher, settings)
+        stack.push_async_callback(keeper.release)
+        stack.push_async_callback(_owned(keeper.run()))
         for listener in (hub.deliver, access, dispatcher):
             stack.callback(bus.listen(listener))
         stack.push_async_callback(access.stop)
         await self._start_plugins(stack, contexts, dispatcher)
+        await keeper.round()
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
         tidy = Housekeeping(db, settings).run
         for work in (
@@ -232,7 +244,7 @@ class WindFlow:
 
     @staticmethod
     def _services(
-        settings: Settings, node: str, hub: Hub, bus: Bus, catalogue: EventCatalogue, drain: Drain
+        settings: Settings, node: Node, hub: Hub, bus: Bus, catalogue: EventCatalogue, drain: Drain
     ) -> Services:
         secret = load_or_create_secret(settings)
         sessions = Sessions(db, settings, catalogue, secret)
@@ -264,6 +276,8 @@ class WindFlow:
         for sentence in values.unclaimed(plugin_manager.plugins, names_without_plugin(found)):
             logger.warning(sentence)
         stack.callback(default_plugins.attach(plugin_manager))
+        dispatcher.start(plugin_manager.plugins)
+        stack.callback(plugin_manager.on_registered(dispatcher.welcome))
         stack.callback(plugin_manager.on_unregistered(dispatcher.forget))
         stack.callback(self._unregister_all_but, before)
         stack.push_async_callback(plugin_manager.shutdown_all)

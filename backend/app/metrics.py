@@ -62,6 +62,19 @@ PLUGIN_CALLS = Counter(
 )  # fmt: skip
 PLUGIN_SECONDS = Histogram("windflow_plugin_call_seconds", "Duration of plugin hooks.", ["plugin"], registry=REGISTRY)
 PLUGIN_QUEUE = Gauge("windflow_plugin_queue", "Events that wait for a plugin.", ["plugin"], registry=REGISTRY)
+PLUGIN_LAG = Gauge(
+    "windflow_plugin_lag", "Events of the log that a plugin has not handled yet.", ["plugin"], registry=REGISTRY
+)
+PLUGIN_SKIPPED = Counter(
+    "windflow_plugin_skipped", "Events of the log that a plugin is not given any more, by reason.",
+    ["plugin", "reason"], registry=REGISTRY,
+)  # fmt: skip
+NODES_TAKEN_OVER = Counter(
+    "windflow_nodes_taken_over", "Dead servers whose unhandled events this one took over.", registry=REGISTRY
+)
+NODE_LOST = Counter(
+    "windflow_node_lost", "Times this server was taken for dead and went on as a new node.", registry=REGISTRY
+)
 REQUESTS = Counter(
     "windflow_http_requests", "HTTP requests, by route, method and status.", ["route", "method", "status"],
     registry=REGISTRY,

@@ -8,7 +8,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from backend.app import metrics
-from backend.app.config import CLIENT_NAMES, PLUGIN_PREFIX, PREFIX, Settings
+from backend.app.config import CLIENT_NAMES, PLUGIN_PREFIX, PREFIX, TEST_NAMES, Settings
 from backend.app.main import create_app
 from backend.app.schemas.errors import ErrorCode
 from backend.app.schemas.messages import CloseCode, Command
@@ -92,7 +92,8 @@ def test_nothing_is_missing_from_the_documentation(kind: str) -> None:
 
 def test_the_documentation_names_no_setting_that_does_not_exist() -> None:
     """A setting that was renamed is renamed in the docs, too."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {PREFIX + name for name in CLIENT_NAMES}
+    names = {name.upper() for name in Settings.model_fields} | {*CLIENT_NAMES, *TEST_NAMES}
+    known = {PREFIX + name for name in names}
     named = set(re.findall(r"WINDFLOW_[A-Z][A-Z_]*[A-Z]", EVERYTHING))
     # A plugin's own settings are proved by the guide's example.
     assert {name for name in named if not name.startswith(("WINDFLOW_TEST_", PLUGIN_PREFIX))} - known == set()

@@ -20,6 +20,7 @@ from backend.app.operations.users import Users
 from backend.app.realtime import event_log
 from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
+from backend.app.realtime.node import Node
 from backend.app.websocket.drain import Drain
 from backend.app.websocket.plugin import WebSocketPluginManager
 
@@ -30,7 +31,7 @@ class Services:
 
     settings: Settings
     db: Database
-    node: str
+    node: Node
     sessions: Sessions
     users: Users
     organizations: Organizations

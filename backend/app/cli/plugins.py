@@ -23,12 +23,14 @@ async def list_plugins(cli: Cli) -> None:
         cli.output.json({"items": items})
         return
     cli.output.table(
-        ("Name", "State", "Version", "Event types", "Reason"),
+        ("Name", "State", "Version", "Waiting", "Skipped", "Event types", "Reason"),
         (
             (
                 item.get("name"),
                 item.get("state"),
                 item.get("version"),
+                item.get("waiting"),
+                item.get("skipped"),
                 "" if item.get("state") == "failed" else ", ".join(item.get("eventTypes") or ("all",)),
                 item.get("reason"),
             )

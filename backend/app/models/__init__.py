@@ -4,6 +4,7 @@ from backend.app.models.audit_record import AuditHead, AuditRecord
 from backend.app.models.deployment import Deployment, DeploymentLog
 from backend.app.models.event_record import EventRecord, EventStream, LatestValue
 from backend.app.models.idempotency import IdempotencyKey
+from backend.app.models.node import Node, PluginCursor
 from backend.app.models.notification import Notification, NotificationRead
 from backend.app.models.organization import Organization
 from backend.app.models.session import ApiToken, RefreshToken, Session
@@ -19,9 +20,11 @@ __all__ = [
     "EventStream",
     "IdempotencyKey",
     "LatestValue",
+    "Node",
     "Notification",
     "NotificationRead",
     "Organization",
+    "PluginCursor",
     "RefreshToken",
     "Session",
     "User",

@@ -76,8 +76,11 @@ class WebSocketPluginManager(PluginLifecycle):
         """Call a hook on the object that is responsible for this connection; clean-up and stop wait for the end."""
         instance = self.instance_for(plugin, context)
         if instance is None:
-            reason = self._why_down(plugin) or "it is not initialized on this connection"
-            return CallResult(CallState.REFUSED, reason=reason)
+            down = self._why_down(plugin)
+            copy_ = context._connection_plugins.find(plugin)
+            is_for_now = down is not None or (copy_ is not None and copy_.state is CopyState.STARTING)
+            reason = down or "it is not initialized on this connection"
+            return CallResult(CallState.REFUSED, reason=reason, is_for_now=is_for_now)
         found = context._connection_plugins.find(plugin)
         calls = self._standing(plugin).calls if found is None else found.calls
         scope = None if found is None else found.scope

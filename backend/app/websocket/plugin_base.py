@@ -51,6 +51,8 @@ class WebSocketPlugin:
     """Types of client messages that `handle_message` answers."""
     timeout_seconds: float | None = None
     """Longest run of one hook (seconds); None: the server's `PLUGIN_TIMEOUT_SECONDS`."""
+    retries: int = 0
+    """How often an event whose handler raised or ran out of time is tried again, after growing pauses."""
     version: str = "1.0"
     settings_model: type[BaseModel] | None = None
     """What an operator can set, as a pydantic model: each hook finds an instance in `context.settings`."""

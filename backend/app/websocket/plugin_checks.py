@@ -16,6 +16,9 @@ from backend.app.websocket.plugin_base import HOOKS, WebSocketPlugin, overrides
 NAME_LENGTH = 64
 """Longest name (characters): it stands in addresses, settings and table columns."""
 
+MOST_RETRIES = 100
+"""Most `retries`: while an event is tried again, those of its subject wait."""
+
 
 class PluginError(ValueError):
     """A plugin was refused; `plugin` and `argument` say which one and what about it."""
@@ -48,6 +51,7 @@ def check(plugin: object, known_events: Collection[str], taken_messages: Mapping
     _check_events(name, plugin, known_events)
     _check_messages(name, plugin, taken_messages)
     _check_timeout(name, plugin.timeout_seconds)
+    _check_retries(name, plugin.retries)
     if not isinstance(plugin.version, str):
         raise PluginError(name, "version", f"must be a text, is {plugin.version!r}")
     _check_settings_model(name, plugin.settings_model)
@@ -106,6 +110,11 @@ def _check_timeout(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
         raise PluginError(name, "timeout_seconds", f"must be seconds above 0 or None, is {value!r}")
+
+
+def _check_retries(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_RETRIES:
+        raise PluginError(name, "retries", f"must be a number from 0 to {MOST_RETRIES}, is {value!r}")
 
 
 def _check_settings_model(name: str, value: object) -> None:

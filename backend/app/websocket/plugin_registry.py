@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from backend.app.schemas.event_spec import EventCatalogue
+from backend.app.schemas.event_spec import Delivery, EventCatalogue
 from backend.app.schemas.messages import Command
 from backend.app.schemas.websocket_events import core_catalogue
 from backend.app.websocket.plugin_base import WebSocketPlugin, overrides
@@ -106,6 +106,13 @@ class PluginRegistry:
             if event_type in self.catalogue:  # Else any text would grow the table.
                 self._listening[event_type] = found
         return found
+
+    def stream_types(self, plugin: WebSocketPlugin) -> Sequence[str] | None:
+        """Return the types that a plugin handles of those that the log keeps; None: all, also unknown ones."""
+        if self._listens(plugin, ""):  # No type is called so: only who declares none hears it.
+            return None
+        kept = (name for name, spec in self.catalogue.items() if spec.delivery is Delivery.STREAM)
+        return tuple(name for name in kept if self._listens(plugin, name))
 
     def _listens(self, plugin: WebSocketPlugin, event_type: str) -> bool:
         try:

@@ -48,6 +48,8 @@ class CallResult:
     exception: BaseException | None = None
     duration_seconds: float = 0.0
     reason: str | None = None
+    is_for_now: bool = False
+    """Refused for a cause that passes: the same call may be made later."""
 
     @property
     def is_ok(self) -> bool:
@@ -67,6 +69,10 @@ class PluginStats:
     abandoned: int = 0
     abandoned_now: int = 0
     refused: int = 0
+    waiting: int = 0
+    """Events of the log that it has not handled yet."""
+    skipped: int = 0
+    """Events that it will not be given any more: they waited too long, or retention removed them."""
     task_failures: int = 0
     tasks_left_behind: int = 0
     last_error: str | None = None
@@ -236,7 +242,7 @@ class Supervisor:
             self._refusing.add(name)
             extra = {"plugin": name, "hook": hook, "event_type": event_type}
             logger.error("plugin %s is not called: %s", name, reason, extra=extra)
-        return CallResult(CallState.REFUSED, reason=reason)
+        return CallResult(CallState.REFUSED, reason=reason, is_for_now=True)
 
     async def _watch(self, task: asyncio.Task[None], call: _Call, timeout: float) -> CallState:
         """Wait for the call's end, its time-out or the caller's cancellation, which is passed on and raised."""

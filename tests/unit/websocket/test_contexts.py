@@ -18,9 +18,9 @@ from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.roles import Role
 from backend.app.schemas.websocket_events import core_catalogue
 from backend.app.websocket.contexts import Contexts
-from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.plugin import PluginContext
 from tests.deployment_world import World
+from tests.dispatch_world import make_dispatcher
 from tests.plugin_world import make_manager, make_plugin, until
 from tests.unit.realtime.outlets import BUDGET, connect
 
@@ -118,7 +118,7 @@ async def test_a_loop_over_a_kept_context_ends_at_the_hop_limit(world: World) ->
             refused.append(error)
 
     manager = make_manager(make_plugin(event_types=["CUSTOM_EVENT"], handle_event=handle_event))
-    dispatcher = Dispatcher(manager, contexts, 100)
+    dispatcher = make_dispatcher(manager, contexts, database=world.db, plugin_queue=100)
     seen = 0
     dispatcher(event_of())
 

@@ -8,14 +8,12 @@ import pytest
 
 from backend.app import metrics
 from backend.app.auth.permissions import Principal
-from backend.app.config import Settings
-from backend.app.database import Database
 from backend.app.realtime.event import Event, new_event
 from backend.app.schemas.roles import Role
 from backend.app.schemas.websocket_events import core_catalogue
-from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.plugin import PluginContext, WebSocketPlugin, WebSocketPluginManager
+from tests.dispatch_world import make_dispatcher
 from tests.plugin_world import make_manager, make_plugin, until, within
 
 CATALOGUE = core_catalogue()
@@ -31,8 +29,7 @@ def event_of(deployment_id: str = "d1", status: str = "running") -> Event:
 
 def dispatcher_of(manager: WebSocketPluginManager, queue: int = 100) -> Dispatcher:
     """A dispatcher of its own; the plugins here broadcast nothing."""
-    contexts = Contexts(Settings(), Database(), None)  # type: ignore[arg-type]
-    return Dispatcher(manager, contexts, queue)
+    return make_dispatcher(manager, plugin_queue=queue)
 
 
 class Recorder(WebSocketPlugin):

@@ -32,6 +32,10 @@ class PluginAnswer(Answer):
     calls: int = 0
     failures: int = 0
     timeouts: int = 0
+    waiting: int = 0
+    """Stream events that it has not handled yet."""
+    skipped: int = 0
+    """Stream events that it is not given any more."""
     last_error: str | None = None
 
 
@@ -63,6 +67,8 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
         calls=stats.calls if stats else 0,
         failures=stats.failures if stats else 0,
         timeouts=stats.timeouts if stats else 0,
+        waiting=stats.waiting if stats else 0,
+        skipped=stats.skipped if stats else 0,
         last_error=stats.last_error if stats else None,
     )
 

@@ -36,7 +36,7 @@ async def system(
     """Tell version, node and how many sockets are open."""
     return SystemAnswer(
         version=VERSION,
-        node=services.node,
+        node=services.node.id,
         node_name=services.settings.node_name,
         connections=len(services.hub),
         database="sqlite" if services.db.is_sqlite else "postgresql",
