@@ -225,8 +225,8 @@ class Dispatcher:
         queue = self._queues.pop(id(plugin), None)
         if queue is None:
             return
-        self._hooks.plugins = frozenset(self.wanted())
         if not self._is_stopped:  # At the stop every plugin leaves, and its cursors are what the next start needs.
+            self._hooks.plugins = frozenset(self.wanted())
             self._writer.retire(plugin.name)
         if (dropped := queue.let_go()) > 0:
             metrics.EVENTS_DROPPED.labels("plugin").inc(dropped)
