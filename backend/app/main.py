@@ -185,7 +185,7 @@ class WindFlow:
             retry_seconds=settings.catch_up_retry_seconds,
         )
         hub.on_behind = catch_up.start
-        bus.on_hole = lambda stream, position: tell_followers(hub, stream, LostReason.EXPIRED, position)
+        bus.on_hole = partial(tell_followers, hub, LostReason.EXPIRED)
         stack.push_async_callback(catch_up.stop)
         stack.push_async_callback(_owned(PositionNotices(hub, settings.positions_seconds).run()))
 

@@ -57,7 +57,7 @@ class HeadPoll:
         if position.epoch != known.epoch:
             # It begins anew: what comes now must not look as if it had been delivered (R18).
             self._bus.reset(stream, position.offset)
-            tell_followers(self._hub, stream, LostReason.EPOCH, position)
+            tell_followers(self._hub, LostReason.EPOCH, stream, position)
             return True
         if not self._is_still_ahead(stream, known.offset, position.offset, seen):
             return False

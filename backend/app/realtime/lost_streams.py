@@ -6,7 +6,7 @@ from backend.app.realtime.hub import Hub
 from backend.app.realtime.resume import LostReason
 
 
-def tell_followers(hub: Hub, stream: str, reason: LostReason, position: Position) -> None:
+def tell_followers(hub: Hub, reason: LostReason, stream: str, position: Position) -> None:
     """Have the hub's head of a stream be another one, and every follower told what it loses by that."""
     hub.settle()
     known = hub.heads.position(stream)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ class Node:
         )
         self.hub.on_behind = self.catch_up.start
         self.bus.listen(self.hub.deliver)
-        self.bus.on_hole = lambda stream, position: tell_followers(self.hub, stream, LostReason.EXPIRED, position)
+        self.bus.on_hole = partial(tell_followers, self.hub, LostReason.EXPIRED)
         self.poll = HeadPoll(world.db, world.catalogue, self.bus, self.hub, 60)
 
     def connect(self, *types: str) -> tuple[Connection, HandOutlet]:
