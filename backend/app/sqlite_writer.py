@@ -181,6 +181,10 @@ class SQLiteWriter:
 
     def _run_group(self, conn: Connection, first: _Job) -> tuple[_Job | _Turn | None, bool]:
         """Run units until nothing waits or the group is full; return what was taken from the queue but not run."""
+        if self._is_over(first):
+            # Without a transaction: where another program holds the lock, each of many would wait for it anew.
+            self._post(self._answer, [first])
+            return None, False
         jobs: list[_Job] = []
         following: _Job | _Turn | None = None
         is_last = False
@@ -216,11 +220,8 @@ class SQLiteWriter:
 
     def _run_unit(self, conn: Connection, job: _Job) -> bool:
         """Run one unit in a savepoint; False if its caller is gone. Raises only when the whole group is lost."""
-        if job.is_dropped:
-            return False
-        if time.monotonic() > job.expires:
-            job.error = WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, "the database is busy", retry_after_seconds=1)
-            return True
+        if self._is_over(job):
+            return not job.is_dropped
         self._deadline = time.monotonic() + self._unit_timeout_seconds
         conn.exec_driver_sql("SAVEPOINT unit")
         job.unit = self._make_unit(conn)
@@ -237,6 +238,13 @@ class SQLiteWriter:
             conn.exec_driver_sql("RELEASE unit")
             job.error = error
         return True
+
+    @staticmethod
+    def _is_over(job: _Job) -> bool:
+        """Tell whether a unit is not to be run any more: its caller is gone, or it has waited for too long."""
+        if job.is_dropped or time.monotonic() > job.expires:
+            job.error = WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, "the database is busy", retry_after_seconds=1)
+        return job.error is not None
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         """On the loop: hand the committed units on, then answer every caller of the group."""
