@@ -50,14 +50,15 @@ class Authentication:
     async def authenticate(self, authorization: str, receive: Callable[[], Awaitable[str]]) -> Authenticated:
         """Return who this is, by the `Authorization` header or else the first message; raise `Closed`."""
         scheme, _, header = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return Authenticated(await self._principal(header))
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                if scheme.lower() == "bearer":
-                    return Authenticated(await self._principal(header))
-                message, first = self._first(await receive())
-                return Authenticated(await self._principal(first.token), first, message.id)
+                text = await receive()
         except TimeoutError:
             raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.TIMEOUT) from None
+        message, first = self._first(text)
+        return Authenticated(await self._principal(first.token), first, message.id)
 
     def _first(self, text: str) -> tuple[ClientMessage, AuthData]:
         try:
@@ -73,7 +74,11 @@ class Authentication:
         if not token:
             raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.INVALID_TOKEN)
         try:
-            return await self._sessions.authenticate(token)
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._sessions.authenticate(token)
+        except TimeoutError:
+            # The server is slow, not the client wrong: it may come back, which 1008 would forbid.
+            raise Closed(CloseCode.RATE_LIMITED, "the database does not answer") from None
         except WindFlowError as error:
             if error.status == 503:
                 raise Closed(CloseCode.RATE_LIMITED, error.message) from None
