@@ -8,7 +8,7 @@ leaves in `tx.records` goes to the hooks that the composition root installs.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from backend.app import kill_points
 from backend.app.config import Settings
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.sqlite_writer import SQLiteWriter, limit_size, prepare_connection
-from backend.app.storage_failures import told_as_unavailable
+from backend.app.storage_failures import explain_time_out, reaching, told_as_unavailable
 
 logger = logging.getLogger("windflow.database")
 
@@ -135,8 +135,12 @@ class Database:
                 max_overflow=settings.database_pool_size,
                 pool_timeout=settings.database_timeout_seconds,
                 pool_pre_ping=True,
-                connect_args={"timeout": settings.database_timeout_seconds},
+                connect_args={
+                    "timeout": settings.database_timeout_seconds,
+                    "command_timeout": settings.database_timeout_seconds,
+                },
             )
+            event.listen(self._engine.sync_engine, "handle_error", explain_time_out)
         event.listen(self._connected().sync_engine, "handle_error", _explain_read_only)
         try:
             async with self._connected().connect():
@@ -214,9 +218,10 @@ class Database:
             async with AsyncSession(self._connected(), expire_on_commit=False) as session:
                 if not self.is_sqlite:
                     # One snapshot for the whole session, as SQLite's WAL gives: heads and rows belong together.
-                    await session.connection(
-                        execution_options={"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
-                    )
+                    with reaching():
+                        await session.connection(
+                            execution_options={"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+                        )
                 yield session
 
     @asynccontextmanager
@@ -224,6 +229,8 @@ class Database:
         with told_as_unavailable():
             if self._writer is None:
                 async with AsyncSession(self._connected(), expire_on_commit=False) as session:
+                    with reaching():
+                        await session.connection()
                     yield session
                     await session.commit()
                 return
@@ -267,8 +274,11 @@ class Database:
             self._hooks.close_group(conn, [tx])
             return tx, result
 
-        async with self._connected().begin() as conn:
-            tx, result = await conn.run_sync(unit)
+        async with AsyncExitStack() as stack:
+            with reaching():
+                conn = await stack.enter_async_context(self._connected().connect())
+            async with conn.begin():
+                tx, result = await conn.run_sync(unit)
         kill_points.reached("after_commit")
         self._hooks.committed([tx])
         return result

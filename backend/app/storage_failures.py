@@ -1,7 +1,8 @@
 """Tells a database that cannot serve at present from a statement that is wrong, and says the first in one way.
 
 `Database` wraps what it runs in `told_as_unavailable`: a full disk, a lock that is not given, a lost or refused
-connection become `storage_unavailable` for REST, sockets and plugins alike. Nothing was changed then.
+connection become `storage_unavailable` for REST, sockets and plugins alike. Nothing was changed then, unless a
+commit's answer was lost: who has to know repeats the request with its Idempotency-Key.
 """
 
 import logging
@@ -9,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -33,6 +35,33 @@ _SQLITE = frozenset(
 """Primary result codes. Not INTERRUPT: that is a unit of work that took too long, and its author has to know."""
 _POSTGRES_CLASSES = ("08", "53", "57P")
 """SQLSTATE: connection exception, insufficient resources (a full disk), shutdown by an operator."""
+
+
+class DatabaseUnreachable(ConnectionError):
+    """The database gave no connection, or no answer in time."""
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Inside, a connection is taken: what the driver raises when it gets none is `DatabaseUnreachable`."""
+    try:
+        yield
+    except OSError as error:  # refused, reset, no such host; a time-out is one, too
+        raise DatabaseUnreachable(str(error) or "the database does not answer") from error
+
+
+def explain_time_out(context: ExceptionContext) -> BaseException | None:
+    """Tell a statement without an answer in time as `DatabaseUnreachable`; its connection is not used again.
+
+    A listener of SQLAlchemy's `handle_error`: the driver raises a bare TimeoutError, and would wait for the answer
+    before it rolls back.
+    """
+    if not isinstance(context.original_exception, TimeoutError):
+        return None
+    context.is_disconnect = True
+    # One slow statement says nothing about the others' connections: each is asked before it is used.
+    context.invalidate_pool_on_disconnect = False
+    return DatabaseUnreachable("the database did not answer in time")
 
 
 def is_unavailable(error: BaseException) -> bool:
