@@ -85,7 +85,13 @@ class Settings(BaseSettings):
     # Database
     database_pool_size: Count = Field(5, description="PostgreSQL connections kept open; as many again in a rush.")
     database_read_connections: Count = Field(4, description="SQLite connections for reading at the same time.")
-    database_timeout_seconds: Seconds = Field(10, description="Longest wait for a connection or a lock (seconds).")
+    database_timeout_seconds: Seconds = Field(
+        10, description="Longest wait for a connection, a lock or PostgreSQL's answer (seconds); then 503."
+    )
+    database_start_seconds: float = Field(
+        600, ge=0, description="A starting server waits so long for a database that is away; 0: it ends at once."
+    )
+    readiness_seconds: Seconds = Field(2, description="Longest wait of `/readyz` for the database; then 503.")
     database_max_bytes: Count | None = Field(
         None, description="Largest SQLite database; above: 503 until something is deleted. Default: the disk's size."
     )

@@ -29,10 +29,13 @@ LEAST_ALLOWED_SECONDS = 1.0
 class Control:
     """The running control connection."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, may_be_refused: bool, may_be_reset: bool) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, *, may_be_refused: bool, may_be_reset: bool, may_take_seconds: float
+    ) -> None:
         self._process = process
         self._may_be_reset = may_be_reset
         self._may_be_refused = may_be_refused
+        self._may_take_seconds = may_take_seconds
         self._quiet: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
         """What it saw from the quiet phase to the end; empty until `stop`."""
@@ -58,7 +61,7 @@ class Control:
         assert self._may_be_refused or self.report["refused"] == 0, self.report
         assert self._may_be_reset or self.report["resets"] == 0, self.report
         # What the machine held this process up for is not the server's doing.
-        allowed = max(LEAST_ALLOWED_SECONDS, 3 * self._quiet["slowest"]) + self.report["heldUp"]
+        allowed = max(self._may_take_seconds, 3 * self._quiet["slowest"]) + self.report["heldUp"]
         assert self.report["slowest"] <= allowed, (self.report, self._quiet)
 
     @property
@@ -88,12 +91,14 @@ async def control(
     *,
     may_be_refused: bool = False,
     may_be_reset: bool = False,
+    may_take_seconds: float = LEAST_ALLOWED_SECONDS,
     errors: tuple[str, ...] = (),
 ) -> AsyncIterator[Control]:
     """Run one row between its baseline and the assertion that all is as before.
 
     `may_be_refused`: the row makes the server answer 503; `may_be_reset`: it leaves no room for who asks for health,
-    who has to ask again; `errors`: beginnings of ERROR records that the row may cause.
+    who has to ask again; `may_take_seconds`: it holds up every write for so long;
+    `errors`: beginnings of ERROR records that the row may cause.
     """
     before = await settled(server, token)
     logged = len(server.logged())
@@ -102,7 +107,9 @@ async def control(
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    running = Control(process, may_be_refused=may_be_refused, may_be_reset=may_be_reset)
+    running = Control(
+        process, may_be_refused=may_be_refused, may_be_reset=may_be_reset, may_take_seconds=may_take_seconds
+    )
     try:
         await running.begin({"url": server.url, "token": token, "pace": PACE_SECONDS})
         yield running

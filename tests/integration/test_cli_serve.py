@@ -77,7 +77,14 @@ async def test_a_taken_port(operator: Person) -> None:
     ("settings", "complaint"),
     [
         ({"WINDFLOW_PORT": "many"}, "WINDFLOW_PORT"),
-        ({"WINDFLOW_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}, "cannot start"),
+        (
+            {"WINDFLOW_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none", "WINDFLOW_DATABASE_START_SECONDS": "0"},
+            "cannot start",
+        ),
+        (
+            {"WINDFLOW_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none", "WINDFLOW_DATABASE_START_SECONDS": "1"},
+            "cannot start",
+        ),
         ({"WINDFLOW_ADMIN_PASSWORD": "short"}, "WINDFLOW_ADMIN_PASSWORD"),
         ({"WINDFLOW_DATA_DIR": "/proc/nowhere"}, "/proc/nowhere"),
     ],

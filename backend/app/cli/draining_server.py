@@ -38,7 +38,7 @@ class DrainingServer(uvicorn.Server):
         settings: Settings,
         signals: StopSignals,
         *,
-        find_drain: Callable[[], Drain],
+        find_drain: Callable[[], Drain | None],
         on_ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
@@ -61,6 +61,10 @@ class DrainingServer(uvicorn.Server):
         if self.started and not self._signals.is_stopping:
             self._on_ready()
 
+    def end(self) -> None:
+        """Have the server end by itself, as where the application will never start."""
+        self.should_exit = True
+
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether to end."""
         return await super().on_tick(counter) or self._signals.is_stopping
@@ -68,7 +72,9 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, close the listener, let requests end, stop the application; cut what does not end in its time."""
         reserve = (1 - SERVING_SHARE) * self._settings.drain_seconds
-        is_empty = await self._find_drain().run(max(0.0, self._signals.left_seconds() - reserve))
+        drain = self._find_drain()
+        # No drain: the application never started, nobody has to be seen off.
+        is_empty = drain is None or await drain.run(max(0.0, self._signals.left_seconds() - reserve))
         left = max(0.0, self._signals.left_seconds() - reserve)
         await self._part(min(left, self._settings.close_timeout_seconds) if is_empty else _PARTING_SECONDS)
         left = max(0.0, self._signals.left_seconds() - reserve)

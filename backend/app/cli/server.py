@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -24,6 +24,9 @@ from backend.app.cli.listener import BACKLOG, bind, free_vanished_peers
 from backend.app.cli.output import Output
 from backend.app.cli.stop_signals import StopSignals
 from backend.app.config import Settings
+
+if TYPE_CHECKING:
+    from backend.app.websocket.drain import Drain
 
 FALLBACK_PORTS = 100
 """How many further ports `--port-fallback` tries."""
@@ -98,34 +101,9 @@ def banner(settings: Settings, first_admin: Any) -> str:
     return "\n".join(lines)
 
 
-class StartWatch:
-    """The application, with an ear on its start: keeps why it failed, in place of a traceback in the log."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-        self.failure: BaseException | None = None
-
-    def __call__(self, scope: Scope, receive: Any, send: Send) -> Awaitable[None]:
-        # No coroutine of its own around a request: a socket would keep it for its whole life.
-        serve = self._lifespan if scope["type"] == "lifespan" else self._application
-        return serve(scope, receive, send)
-
-    async def _lifespan(self, scope: Scope, receive: Any, send: Send) -> None:
-        """Pass start and stop on; keep what failed."""
-
-        async def listen(message: MutableMapping[str, Any]) -> None:
-            is_failure = message["type"] == "lifespan.startup.failed"
-            await send({**message, "message": ""} if is_failure else message)
-
-        try:
-            await self._application(scope, receive, listen)
-        except BaseException as error:
-            self.failure = error
-            raise
-
-
 def _serve(settings: Settings, listener: socket.socket, output: Output, signals: StopSignals, is_verbose: bool) -> int:
     from backend.app.cli.draining_server import DrainingServer
+    from backend.app.cli.waiting_start import WaitingStart
     from backend.app.main import create_app
 
     log_limits(settings)
@@ -133,13 +111,20 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, signals:
         app = create_app(settings)
     except Exception as error:  # noqa: BLE001 - a start that fails, for whatever reason, is told in one line
         return _failed(error, output, is_verbose)
-    watch = StartWatch(app)
+
+    def tell_ready() -> None:
+        _tell_ready(settings, output, getattr(app.state, "first_admin", None))
+
+    def drain() -> "Drain | None":
+        return app.state.services.drain if start.is_ready else None
+
+    start = WaitingStart(app, settings, on_ready=tell_ready, on_failure=lambda: server.end())
     server = DrainingServer(
-        _uvicorn_config(watch, settings),
+        _uvicorn_config(start, settings),
         settings,
         signals,
-        find_drain=lambda: app.state.services.drain,
-        on_ready=lambda: _tell_ready(settings, output, getattr(app.state, "first_admin", None)),
+        find_drain=drain,
+        on_ready=lambda: tell_ready() if start.is_ready else None,
     )
     log_filter = _without_startup_failure
     logging.getLogger("uvicorn.error").addFilter(log_filter)
@@ -147,10 +132,10 @@ def _serve(settings: Settings, listener: socket.socket, output: Output, signals:
         server.run(sockets=[listener])
     except SystemExit:
         # How uvicorn ends when the application did not start.
-        return _failed(watch.failure, output, is_verbose)
+        return _failed(start.failure, output, is_verbose)
     finally:
         logging.getLogger("uvicorn.error").removeFilter(log_filter)
-    return 0
+    return 0 if start.failure is None else _failed(start.failure, output, is_verbose)
 
 
 def _uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:

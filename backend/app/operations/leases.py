@@ -85,6 +85,9 @@ class LeaseSweeper:
             last = (wall, clock)
             try:
                 await (self.renew_all() if is_late else self.sweep_once())
+            except WindFlowError as error:
+                # Why is logged already where it was found out.
+                logger.warning("could not look for lapsed leases; it is tried again: %s", error)
             except Exception:
                 # Whatever failed, the next sweep must come: without it no lost runner would ever be noticed.
                 logger.exception("could not look for lapsed leases; it is tried again")

@@ -10,6 +10,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from backend.app import metrics
+from backend.app.schemas.errors import WindFlowError
 
 logger = logging.getLogger("windflow.periodic")
 
@@ -31,7 +32,12 @@ class Periodic:
             await asyncio.sleep(self._seconds * random.uniform(1 - SPREAD, 1))
             try:
                 await self._act()
+            except WindFlowError as error:
+                metrics.PERIODIC_FAILURES.labels(self._work).inc()
+                # Why is logged already where it was found out; no traceback of it each second.
+                level = logging.WARNING if error.status == 503 else logging.ERROR
+                logger.log(level, "%s failed; it is tried again: %s", self._work, error)
             except Exception:
-                # Whatever failed, a database that is away above all, must not be the end of the work.
+                # Whatever failed must not be the end of the work.
                 metrics.PERIODIC_FAILURES.labels(self._work).inc()
                 logger.exception("%s failed; it is tried again", self._work)

@@ -12,6 +12,7 @@ from backend.app import metrics
 from backend.app.api.dependencies import Allowed, Public, UseServices
 from backend.app.api.schema import Answer
 from backend.app.auth.permissions import Caller, Permission
+from backend.app.database import Database
 from backend.app.version import VERSION
 
 router = APIRouter(prefix="/system", tags=["system"])
@@ -61,12 +62,19 @@ async def readyz(services: UseServices) -> JSONResponse:
     """Answer 200 when requests can be served, else 503 with the reasons."""
     reasons = ["draining"] if services.drain.is_draining else []
     try:
-        async with services.db.session() as session:
-            await session.execute(text("SELECT 1"))
+        async with asyncio.timeout(services.settings.readiness_seconds):
+            await _ask(services.db)
     except Exception as error:  # noqa: BLE001
         # Whatever keeps the database from answering is the reason.
         reasons.append(f"database: {type(error.__cause__ or error).__name__}")
     return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+
+
+async def _ask(db: Database) -> None:
+    """Read, and take a turn at writing without changing anything: a database that is locked cannot serve."""
+    async with db.session() as session:
+        await session.execute(text("SELECT 1"))
+    await db.write(lambda tx: tx.conn.execute(text("SELECT 1")).scalar())
 
 
 @root_router.get("/metrics", dependencies=[Depends(Public())], response_class=PlainTextResponse)
