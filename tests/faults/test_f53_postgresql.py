@@ -269,12 +269,19 @@ async def test_f53_idle_sockets_hold_no_connection(direct: str, tmp_path: Path) 
                 return (await metrics(server))["windflow_database_connections"] == 0
 
             await eventually(holds_none)
-            rows = await other.fetch(
-                "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                " AND backend_type = 'client backend'"
-            )
-            assert len(rows) <= 2 * POOL
-            assert {row["state"] for row in rows} <= {"idle"}
+
+            async def states() -> list[str]:
+                rows = await other.fetch(
+                    "SELECT state FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                )
+                return [row["state"] for row in rows]
+
+            async def are_idle() -> bool:  # but for the look at the streams' heads, each second
+                return set(await states()) <= {"idle"}
+
+            await eventually(are_idle)
+            assert len(await states()) <= 2 * POOL
         finally:
             await other.close()
             for socket in sockets:
