@@ -7,6 +7,7 @@ events that came and by the positions that the server tells.
 import asyncio
 import contextlib
 import json
+import random
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,7 +24,19 @@ OPEN_SECONDS = 20.0
 class Follower:
     """One client; `async with` starts and ends it. `deployment_id` None: it follows no log."""
 
-    def __init__(self, socket_url: str, token: str, deployment_id: str | None) -> None:
+    def __init__(
+        self,
+        socket_url: str,
+        token: str,
+        deployment_id: str | None,
+        *,
+        ping_seconds: float = PING_SECONDS,
+        spread_seconds: float = 0.0,
+    ) -> None:
+        self._ping_seconds = ping_seconds
+        self._spread_seconds = spread_seconds
+        self._retry_after_seconds: float | None = None
+        """What a server that was about to end has told; it holds for one try."""
         self._url = socket_url
         self._token = token
         self._deployment_id = deployment_id
@@ -83,7 +96,8 @@ class Follower:
                 ) as socket:
                     await self._follow(socket)
             self.is_connected.clear()
-            await asyncio.sleep(PAUSE_SECONDS)
+            told, self._retry_after_seconds = self._retry_after_seconds, None
+            await asyncio.sleep(told or random.uniform(PAUSE_SECONDS, PAUSE_SECONDS + self._spread_seconds))
 
     async def _follow(self, socket: ClientConnection) -> None:
         data: dict[str, Any] = {"token": self._token, "subscriptions": self.subscriptions()}
@@ -105,10 +119,9 @@ class Follower:
                 pinging.cancel()
                 await asyncio.gather(pinging, return_exceptions=True)
 
-    @staticmethod
-    async def _ping(socket: ClientConnection) -> None:
+    async def _ping(self, socket: ClientConnection) -> None:
         while True:
-            await asyncio.sleep(PING_SECONDS)
+            await asyncio.sleep(self._ping_seconds)
             await socket.send(json.dumps({"type": "ping"}))
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -119,7 +132,9 @@ class Follower:
             self.received.events.append(Delivered(data["title"], message["id"], message["offset"]))
         elif kind == "DEPLOYMENT_LOGS_UPDATE":
             self._take_lines(data)
-        elif kind == "position_lost" or (kind == "WEBSOCKET_ERROR" and data["code"] != "server_restarting"):
+        elif kind == "WEBSOCKET_ERROR" and data["code"] == "server_restarting":
+            self._retry_after_seconds = data["details"]["retryAfterMs"] / 1000
+        elif kind in ("position_lost", "WEBSOCKET_ERROR"):
             self.received.faults.append(json.dumps(message))
         elif kind == "AUTH_LOGIN_SUCCESS" and data["refused"]:
             self.received.faults.append(f"refused: {data['refused']}")

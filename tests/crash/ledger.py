@@ -47,7 +47,7 @@ class Ledger:
         entries = {event.entry for event in received.events}
         return len(received.lines) >= len(self.lines) and self.acknowledged.keys() <= entries
 
-    def verdict(self, received: Received) -> dict[str, object]:
+    def verdict(self, received: Received, *, with_lines: bool = True) -> dict[str, object]:
         """Return what is wrong with what an entitled follower got; empty if nothing is."""
         counted = Counter(event.entry for event in received.events)
         offsets = [event.offset for event in received.events]
@@ -63,7 +63,7 @@ class Ledger:
                 for event in received.events
                 if self.acknowledged.get(event.entry) not in (None, event.event_id)
             ),
-            "lines": self._lines_verdict(received.lines),
+            "lines": self._lines_verdict(received.lines) if with_lines else [],
             "faults": received.faults,
         }
         return {what: value for what, value in found.items() if value}
