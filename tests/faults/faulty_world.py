@@ -88,10 +88,15 @@ class Publisher:
 
 @asynccontextmanager
 async def faulty_world(
-    folder: Path, settings: Mapping[str, str] | None = None, *, descriptors: int | None = None
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    descriptors: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[World]:
     """Run a server with short settings and the users."""
-    async with server_process(folder, {**SHORT, **(settings or {})}, descriptors=descriptors) as server:
+    given = {**SHORT, **(settings or {})}
+    async with server_process(folder, given, descriptors=descriptors, variables=variables) as server:
         yield await populate(server)
 
 

@@ -64,17 +64,22 @@ class ServerProcess:
 
 @asynccontextmanager
 async def server_process(
-    folder: Path, settings: Mapping[str, str] | None = None, *, port: int = 0, descriptors: int | None = None
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    port: int = 0,
+    descriptors: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[ServerProcess]:
     """Run a server in a folder of its own; `settings` are WINDFLOW_ names without the prefix.
 
-    `descriptors` is the hard limit of its file descriptors.
+    `descriptors` is the hard limit of its file descriptors, `variables` are further ones of its environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDFLOW_")}
     given = {"ADMIN_PASSWORD": PASSWORD, "DATA_DIR": str(folder / "data"), "LOG_FORMAT": "json", **(settings or {})}
-    environment |= {f"WINDFLOW_{name}": value for name, value in given.items()}
+    environment |= {f"WINDFLOW_{name}": value for name, value in given.items()} | dict(variables or {})
     with log.open("ab") as sink:
         limit = ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh") if descriptors else ()
         process = await asyncio.create_subprocess_exec(
