@@ -23,10 +23,11 @@ from backend.app.client.api import WindFlowClient
 from backend.app.client.backoff import Backoff
 from backend.app.client.delivery import Delivery
 from backend.app.client.errors import ClientError
+from backend.app.client.items import Subscription
 from backend.app.client.reporter import Reporter
 from backend.app.client.rest import Timeouts
 from backend.app.client.runner_api import LogLine
-from backend.app.client.stream import EventStream, Subscription
+from backend.app.client.stream import EventStream
 from backend.app.runner.masking import Mask
 from backend.app.runner.process import CommandNotStartable, CommandProcess, Durations, Exit, Mode, terminal_size
 from backend.app.runner.progress import ProgressPattern

@@ -1,4 +1,4 @@
-"""The Python client of a WindFlow server: REST with retries, events with reconnects, credentials on disk.
+"""The Python client of a WindFlow server: REST with retries, events that go on where they were, credentials on disk.
 
 Used by the command line and by programs; knows nothing of the server's code.
 
@@ -12,17 +12,22 @@ from backend.app.client.api import WindFlowClient
 from backend.app.client.backoff import Backoff, RetryPolicy
 from backend.app.client.credentials import Credentials, CredentialStore
 from backend.app.client.errors import ApiError, ClientError, NotLoggedIn, ServerUnreachable, SocketClosed
-from backend.app.client.stream import Event, EventStream, Reconnected, Subscription
+from backend.app.client.items import CatchingUp, CaughtUp, Event, Item, PositionLost, Reconnected, Subscription
+from backend.app.client.stream import EventStream
 
 __all__ = [
     "ApiError",
     "Backoff",
+    "CatchingUp",
+    "CaughtUp",
     "ClientError",
     "CredentialStore",
     "Credentials",
     "Event",
     "EventStream",
+    "Item",
     "NotLoggedIn",
+    "PositionLost",
     "Reconnected",
     "RetryPolicy",
     "ServerUnreachable",

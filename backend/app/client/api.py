@@ -20,7 +20,8 @@ from backend.app.client.rest import Answer, RestClient, Timeouts
 from backend.app.client.tokens import NoToken, StaticToken, StoredLogin, TokenSource
 
 if TYPE_CHECKING:
-    from backend.app.client.stream import EventStream, Subscription
+    from backend.app.client.items import Subscription
+    from backend.app.client.stream import EventStream
 
 PAGE_ITEMS = 200
 """Items asked for with one request of a list."""
@@ -176,14 +177,23 @@ class WindFlowClient:
     def events(
         self,
         *subscriptions: "Subscription",
+        positions: Mapping[str, Any] | None = None,
         give_up_seconds: float | None = None,
         on_lost: Callable[[str, float], None] | None = None,
     ) -> "EventStream":
-        """Return a stream of events, to be used with `async with` and `async for`; it reconnects by itself."""
+        """Return a stream of events, to be used with `async with` and `async for`; it reconnects by itself.
+
+        With the `positions` of an earlier stream it goes on where that was.
+        """
         from backend.app.client.stream import EventStream
 
         return EventStream(
-            self.server_url, self.tokens, subscriptions, give_up_seconds=give_up_seconds, on_lost=on_lost
+            self.server_url,
+            self.tokens,
+            subscriptions,
+            positions=positions,
+            give_up_seconds=give_up_seconds,
+            on_lost=on_lost,
         )
 
 

@@ -7,6 +7,7 @@ consumer fills the queue, the reader stops, TCP holds the server back: nothing i
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -46,6 +47,10 @@ class SocketLimits:
     silence_seconds: float = 45.0
     """Without a single message for so long, although pings are sent, the connection counts as lost."""
     queue_messages: int = 1024
+    queue_bytes: int = 8 * 1024 * 1024
+    """Pushes that wait for the consumer: the reader stops at the first of the two bounds."""
+    queue_messages_while_asked: int = 16 * 1024
+    """The bound in messages while a reply is awaited: it comes behind at most what a server queues for a client."""
 
 
 class Socket:
@@ -54,21 +59,26 @@ class Socket:
     def __init__(self, connection: ClientConnection, limits: SocketLimits) -> None:
         self._connection = connection
         self._limits = limits
-        self._pushes: asyncio.Queue[Message] = asyncio.Queue(limits.queue_messages)
+        self._pushes: deque[tuple[Message, int]] = deque()
+        self._queued_bytes = 0
+        self._has_room = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._ids = itertools.count(1)
         self._heard_at = time.monotonic()
         self._ended: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
         self._restart_hint: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._asks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self.welcome: Message = {}
         self.auth_required = asyncio.Event()
         """Set when the server asks for a fresh token."""
 
     @classmethod
-    async def open(cls, server_url: str, token: str, limits: SocketLimits | None = None) -> "Socket":
-        """Connect and authenticate.
+    async def open(
+        cls, server_url: str, token: str, limits: SocketLimits | None = None, data: Mapping[str, Any] | None = None
+    ) -> "Socket":
+        """Connect and authenticate; `data` are further fields of the first message: `positions`, `subscriptions`.
 
         Raises ServerUnreachable when there is no WebSocket endpoint to talk to, Closed when the server
         accepted and then closed (1008 for a token it does not take), ApiError when it refused in words.
@@ -78,7 +88,7 @@ class Socket:
         socket = cls(connection, given)
         socket._tasks.append(asyncio.create_task(socket._read(), name="socket reader"))
         try:
-            socket.welcome = await socket.request("auth", token=token)
+            socket.welcome = await socket.request("auth", data, token=token)
         except BaseException:
             # Whatever ended the start, cancellation included, must not leave the reader behind.
             await socket.close()
@@ -103,6 +113,8 @@ class Socket:
         number = str(next(self._ids))
         reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[number] = reply
+        # The reply comes behind pushes that nobody may be taking meanwhile.
+        self._has_room.set()
         try:
             await self._send({"type": kind, "data": dict(data or {}), "id": number, **top_level})
             async with asyncio.timeout(self._limits.reply_seconds):
@@ -117,19 +129,36 @@ class Socket:
 
     async def next(self) -> Message:
         """Return the next push, in the order of the wire; raise Closed after the last one."""
-        while self._pushes.empty():
+        while not self._pushes:
             if self._ended.done():
                 raise self._ended.result()
             # Waiting for the change, not for the message: a cancelled wait takes nothing with it.
             self._changed.clear()
             await self._changed.wait()
-        return self._pushes.get_nowait()
+        message, size = self._pushes.popleft()
+        self._queued_bytes -= size
+        self._has_room.set()
+        return message
+
+    def ask_positions(self) -> None:
+        """Have a `pong` with positions sent soon: it comes as a push, in its place behind the events before it."""
+        if not self._asks:
+            self._asks.append(asyncio.create_task(self._send({"type": "ping"}), name="socket ask"))
+            self._asks[0].add_done_callback(lambda _: self._asks.clear())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is read until the consumer takes something."""
+        if any(not reply.done() for reply in self._waiting.values()):
+            return len(self._pushes) >= self._limits.queue_messages_while_asked
+        return len(self._pushes) >= self._limits.queue_messages or self._queued_bytes >= self._limits.queue_bytes
 
     async def close(self) -> None:
         """Close the connection and end its tasks. Safe to call twice."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._asks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
         await self._connection.close()
         self._end(1000, "closed by this client")
@@ -148,13 +177,13 @@ class Socket:
                 self._heard_at = time.monotonic()
                 message = orjson.loads(text)
                 if isinstance(message, dict):
-                    await self._take(message)
+                    await self._take(message, len(text))
         except ConnectionClosed as closed:
             self._end(_code(closed), closed.rcvd.reason if closed.rcvd else "connection lost")
         except orjson.JSONDecodeError:
             self._end(1007, "the server sent something that is not JSON")
 
-    async def _take(self, message: Message) -> None:
+    async def _take(self, message: Message, size: int) -> None:
         number = message.get("reply_to")
         if number is not None:
             waiting = self._waiting.get(str(number))
@@ -168,7 +197,11 @@ class Socket:
                 self._restart_hint = hint / 1000 if isinstance(hint, int | float) else None
         elif message.get("type") == "SESSION_AUTH_REQUIRED":
             self.auth_required.set()
-        await self._pushes.put(message)
+        while self.is_full:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._pushes.append((message, size))
+        self._queued_bytes += size
         self._changed.set()
 
     async def _ping(self) -> None:
@@ -176,11 +209,12 @@ class Socket:
         while True:
             await asyncio.sleep(self._limits.ping_seconds)
             silence = time.monotonic() - self._heard_at
-            if silence > self._limits.silence_seconds and not self._pushes.full():
+            if silence > self._limits.silence_seconds and not self.is_full:
                 self._end(1006, f"nothing came for {silence:.0f} s")
                 self._connection.transport.abort()
                 return
-            await self._send({"type": "ping", "id": "ping"})
+            # Without an id: the `pong` has positions, which count in their place among the events.
+            await self._send({"type": "ping"})
 
     def _end(self, code: int, reason: str) -> None:
         if not self._ended.done():
