@@ -183,13 +183,38 @@ async def test_foreign_and_missing_deployments_look_the_same(people: dict[str, P
     assert "not found" in missing.err
 
 
-async def test_what_is_not_offered_yet_is_said(people: dict[str, Person]) -> None:
-    """--from-line: the server refuses what it does not offer; its message is shown, exit 1."""
-    done = await people["oscar"].run("deploy", "--json", "--", "true")
-    watched = await people["vera"].run("watch", done.json()["deploymentId"], "--from-line", "2")
-    assert watched.status == 1
-    assert watched.err == "windflow: from_line: continuing a log is not offered yet\n"
-    assert watched.out == ""
+@pytest.mark.parametrize(("from_line", "first"), [("4", 4), ("-2", 4), ("-50", 1), ("0", 1), ("900", 6)])
+async def test_a_log_is_shown_from_a_line(people: dict[str, Person], from_line: str, first: int) -> None:
+    """--from-line: begin at this line; -n: the last n. `watch` and `logs --follow` alike, to the end."""
+    source = "for n in range(1, 6): print('line', n)"
+    done = await people["oscar"].run("deploy", "--json", "--", sys.executable, "-c", source)
+    deployment_id, shown = done.json()["deploymentId"], "".join(f"line {n}\n" for n in range(first, 6))
+    watched = await people["vera"].run("watch", deployment_id, "--from-line", from_line)
+    assert (watched.status, watched.out) == (0, shown)
+    followed = await people["vera"].run("logs", deployment_id, "--follow", "--from-line", from_line)
+    assert (followed.status, followed.out) == (0, shown)
+
+
+async def test_logs_follow_prints_what_comes_and_ends_with_the_deployment(
+    people: dict[str, Person], tmp_path: Path
+) -> None:
+    """--follow: the lines so far, then what comes, to the end; --json: as without --follow."""
+    go = tmp_path / "go"
+    async with people["oscar"].start("deploy", *waiting_for(go, "print('last'); raise SystemExit(4)")) as deploy:
+        deployment_id = await deploy.deployment_id()
+        async with (
+            people["vera"].start("logs", deployment_id, "-f") as plain,
+            people["vera"].start("logs", deployment_id, "--follow", "--json") as as_json,
+        ):
+            await plain.until_out("first")
+            await as_json.until_out("first")
+            go.touch()
+            ends = [await plain.end(), await as_json.end()]
+        await deploy.end()
+    assert [end.status for end in ends] == [0, 0]
+    assert ends[0].out == "first\nlast\n"
+    assert "the deployment ended: failed" in ends[0].err
+    assert ends[1].out == (await people["vera"].run("logs", deployment_id, "--json")).out
 
 
 async def test_colours_of_others_stay_out_of_a_pipe(people: dict[str, Person]) -> None:

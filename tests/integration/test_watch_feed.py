@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from backend.app.cli.following import Reads
 from backend.app.cli.output import Output
-from backend.app.cli.watch_feed import Feed, Reads
+from backend.app.cli.watch_feed import Feed
 from backend.app.client.api import WindFlowClient
 from backend.app.client.backoff import RetryPolicy
 from backend.app.client.credentials import CredentialStore
-from backend.app.client.stream import Event, EventStream, Reconnected, Subscription
+from backend.app.client.items import Event, Reconnected, Subscription
+from backend.app.client.stream import EventStream
 from tests.integration.cli_process import server_on_port
 from tests.integration.server_process import ServerProcess, server_process
 
@@ -137,7 +139,8 @@ async def test_the_end_that_was_read_is_the_last_word(
     async with client.events(EVERYTHING) as events:
         deployment_id = await create(client, "quick", "line", status="success")
         end = await create(client, "later", status="success")
-        await feed.load(deployment_id, from_line=1)
+        feed.follow(deployment_id, 1)
+        await feed.load(deployment_id)
         await follow(events, feed, end, "success")
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("quick")]
     assert shown == ["quick │ line", "quick │ ● success"]
@@ -158,12 +161,13 @@ async def test_a_read_that_no_server_answers_is_a_lost_connection(
         first.process.kill()
         await first.process.wait()
     reads = Reads(events)
-    assert not await reads.answered(feed.load(deployment_id, from_line=1))
+    feed.follow(deployment_id, 1)
+    assert not await reads.answered(feed.load(deployment_id))
     assert not events.is_connected
     async with server_on_port(tmp_path / "server", port, own_database):
         while not isinstance(await anext(events), Reconnected):
             pass
-        assert await reads.answered(feed.load(deployment_id, from_line=1))
+        assert await reads.answered(feed.load(deployment_id))
         await events.__aexit__(None, None, None)
         await client.close()
     assert lost

@@ -83,10 +83,24 @@ async def show(cli: Cli, deployment_id: IdArgument) -> None:
 async def logs(
     cli: Cli,
     deployment_id: IdArgument,
-    from_line: Annotated[int, typer.Option("--from-line", min=1, help="First line to print; 1 is the start.")] = 1,
+    from_line: Annotated[
+        int, typer.Option("--from-line", help="First line to print; 1 is the start, -n the last n.")
+    ] = 1,
     level: Annotated[str | None, typer.Option("--level", help="Only lines of this level.")] = None,
+    is_following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with the lines that come, to the deployment's end.")
+    ] = False,
 ) -> None:
-    """Print the log of a deployment, as far as it is written; `watch` follows it. --json: one object per line."""
+    """Print the log of a deployment, as far as it is written. --json: one object per line.
+
+    --follow survives lost connections: it goes on with the exact line.
+    """
+    if is_following:
+        from backend.app.cli.log_follow import follow_log
+
+        async with cli.client() as client:
+            await follow_log(client, cli.output, deployment_id, from_line, level, cli.output.connection_lost)
+        return
     from backend.app.client.api import path_segment
 
     path = f"deployments/{path_segment(deployment_id)}/logs"

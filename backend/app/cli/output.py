@@ -64,6 +64,10 @@ class Output:
         """Print a sentence on stderr."""
         print(f"windflow: {safe_name(text)}", file=sys.stderr, flush=True)
 
+    def connection_lost(self, reason: str, seconds: float) -> None:
+        """Say on stderr that an event stream comes back by itself."""
+        self.warn(f"connection lost ({reason}); trying again in {seconds:.0f} s")
+
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
         """Print rows under headings, or the sentence `empty` where there are none."""
         from rich import box

@@ -1,4 +1,4 @@
-"""`windflow watch`: deployments live in the terminal. The following itself is in `watch_feed.py`."""
+"""`windflow watch`: deployments live in the terminal. The following itself is in `watch_loop.py`."""
 
 from typing import Annotated
 
@@ -24,18 +24,17 @@ async def watch(
     """Follow status, progress and output, of one deployment or of all in your organization.
 
     With an ID: prints its log from the beginning, follows it to its end, and exits with its exit status
-    (130 if it was cancelled). Without: follows all until Ctrl-C. --json: one object per line.
+    (130 if it was cancelled). Without: follows all until Ctrl-C. --json: one object per line. Lost connections
+    are made again; it goes on with the exact line.
     """
-    from backend.app.cli.watch_feed import Feed, follow_all, follow_one
+    from backend.app.cli.watch_feed import Feed
+    from backend.app.cli.watch_loop import follow_all, follow_one
 
     if from_line is not None and deployment_id is None:
         raise typer.BadParameter("needs the ID of a deployment", param_hint="--from-line")
 
-    def lost(reason: str, seconds: float) -> None:
-        cli.output.warn(f"connection lost ({reason}); trying again in {seconds:.0f} s")
-
     async with cli.client() as client:
         feed = Feed(client, cli.output, with_names=deployment_id is None)
         if deployment_id is None:
-            return await follow_all(client, feed, lost)
-        return await follow_one(client, feed, deployment_id, from_line, lost)
+            return await follow_all(client, feed, cli.output.connection_lost)
+        return await follow_one(client, feed, deployment_id, from_line, cli.output.connection_lost)

@@ -1,31 +1,26 @@
 """Follows deployments: what was there, then what comes, each line once and in order.
 
-Used by `windflow watch`. Subscribes first and reads after, so that nothing falls between; a line
-that is known is dropped by its number, one that is missing is fetched. A read that no server
-answers counts as a lost connection: the stream comes back, and what was missed is read then.
+Used by `windflow watch`. Subscribes first and reads after, so that nothing falls between. The stream resumes by
+itself: statuses, and the log of a deployment that was named. Lines of all deployments are pushed live only: one that
+is known is dropped by its number, one that is missing is fetched.
 """
 
 import itertools
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from backend.app.cli.ansi import safe_line, safe_name
 from backend.app.cli.deployments import LOG_PAGE_LINES, progress_text
-from backend.app.cli.failures import FAILED, INTERRUPTED, UNREACHABLE, exit_status
+from backend.app.cli.failures import FAILED, INTERRUPTED
+from backend.app.cli.following import ENDED, State, lost_text
 from backend.app.cli.output import STATUS_STYLES, Output
 from backend.app.client.api import WindFlowClient, path_segment
-from backend.app.client.errors import ApiError, ServerUnreachable
-from backend.app.client.stream import Event, EventStream, Reconnected, Subscription
+from backend.app.client.errors import ApiError
+from backend.app.client.items import Event, PositionLost
+from backend.app.client.positions import LOG_PREFIX
 
-ENDED = ("success", "failed", "cancelled")
-GIVE_UP_SECONDS = 600.0
-"""How long a lost connection is tried again before `watch` ends with status 4."""
 NAME_WIDTH = 24
 _NAME_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "bright_magenta")
-
-Lost = Callable[[str, float], None]
 
 
 @dataclass
@@ -42,6 +37,8 @@ class Watched:
     """The first line not yet shown; None: nothing of its log was seen, so nothing can be missing."""
     is_joined: bool = False
     """Whether it was there when it was first read, and its lines up to then were left out."""
+    is_unsure: bool = False
+    """Whether it may have lines that nothing has told of."""
 
     @property
     def has_ended(self) -> bool:
@@ -71,21 +68,55 @@ class Feed:
         self._width = 0
         self._has_read_all = False
         self.known: dict[str, Watched] = {}
+        self._first_lines: dict[str, int] = {}
+        """Where the logs begin that the stream follows by number."""
 
-    async def load(self, deployment_id: str, from_line: int | None = None) -> Watched:
+    async def load(self, deployment_id: str) -> Watched:
         """Show one deployment's present state and the lines that are missing, an end last. Raises ApiError.
 
-        Of a log that nothing was seen of, lines are shown from `from_line` on, none without it. What fails in
-        the middle leaves everything as it was, except for the lines that were shown.
+        Of a log that nothing was seen of, no lines are shown. What fails in the middle leaves everything as it was,
+        except for the lines that were shown.
         """
         item = await self._client.get(f"deployments/{path_segment(deployment_id)}")
         watched = self._get(item["id"], item.get("name"))
-        if watched.next_line is None:
-            watched.next_line = from_line
         if item.get("status") not in ENDED:
             self.take(item)
         await self.catch_up(watched)
         return self.take(item)
+
+    def follow(self, deployment_id: str, line: int) -> None:
+        """Show the log of a deployment from a line on: the stream follows it by number."""
+        self._first_lines[deployment_id] = line
+
+    async def state(self, state: State) -> Watched:
+        """Show a state of a deployment that is followed by number, an end after the lines. Raises ApiError."""
+        watched = self._get(state.item["id"], state.item.get("name"))
+        if state.has_ended:
+            await self.catch_up(watched, (state.item.get("lastLine") or 0) + 1)
+        return self.take(state.item)
+
+    def lost(self, item: PositionLost) -> None:
+        """Say what cannot be had any more; a log goes on from the line that the server names."""
+        self._output.warn(lost_text(item))
+        line = (item.now or {}).get("line")
+        if item.stream.startswith(LOG_PREFIX) and isinstance(line, int):
+            self._get(item.stream.removeprefix(LOG_PREFIX), None).next_line = line
+
+    async def go_on(self) -> None:
+        """Read the lines that were pushed while the connection was away; what happened, the stream tells."""
+        for watched in self.known.values():
+            watched.is_unsure = watched.is_unsure or not watched.has_ended
+        await self.read_unsure()
+
+    async def read_unsure(self) -> None:
+        """Read the lines of those that may have some nothing has told of: also of what began meanwhile."""
+        for watched in [each for each in self.known.values() if each.is_unsure]:
+            try:
+                await self.catch_up(watched)
+            except ApiError as error:
+                if error.code != "not_found":
+                    raise
+            watched.is_unsure = False
 
     async def load_active(self) -> None:
         """Read all deployments that have not ended, and those known to this feed that have.
@@ -146,7 +177,7 @@ class Feed:
             watched = self._get(deployment_id, event.data.get("deploymentName"))
             if watched.next_line is None or watched.is_joined:
                 # Read after it was created and before this told so: every line of it is still to come.
-                watched.next_line, watched.is_joined = 1, False
+                watched.next_line, watched.is_joined, watched.is_unsure = 1, False, True
             if watched.status is None:
                 watched.status = event.data.get("status") or "pending"
                 self.show_status(watched)
@@ -222,6 +253,7 @@ class Feed:
         if watched is None:
             shown = safe_name(name or deployment_id)
             watched = self.known[deployment_id] = Watched(deployment_id, shown, next(self._styles))
+            watched.next_line = self._first_lines.get(deployment_id)
             self._width = min(NAME_WIDTH, max(self._width, len(shown)))
         return watched
 
@@ -275,59 +307,3 @@ class Feed:
         with self._console.capture() as capture:
             self._console.print(Text(plain, style=watched.style), end="")
         return capture.get()
-
-
-class Reads:
-    """Reads over REST beside a stream: one that gets no answer makes the stream come back first."""
-
-    def __init__(self, events: EventStream) -> None:
-        self._events = events
-        self._failing_since: float | None = None
-
-    async def answered(self, reading: Awaitable[object]) -> bool:
-        """Return whether a read was answered; if not, the stream's next item is Reconnected.
-
-        Raises what the server refuses, and ServerUnreachable or ApiError after GIVE_UP_SECONDS without an answer.
-        """
-        try:
-            await reading
-        except (ServerUnreachable, ApiError) as error:
-            now = time.monotonic()
-            self._failing_since = self._failing_since or now
-            if exit_status(error) != UNREACHABLE or now - self._failing_since > GIVE_UP_SECONDS:
-                raise
-            await self._events.lose(str(error))
-            return False
-        self._failing_since = None
-        return True
-
-
-async def follow_one(client: WindFlowClient, feed: Feed, deployment_id: str, from_line: int | None, lost: Lost) -> int:
-    """Show one deployment to its end and return its exit status."""
-    wanted = Subscription(("DEPLOYMENT_*",), deployment_id, from_line)
-    async with client.events(wanted, give_up_seconds=GIVE_UP_SECONDS, on_lost=lost) as events:
-        reads = Reads(events)
-        is_read = await reads.answered(feed.load(deployment_id, from_line=1))
-        while True:
-            watched = feed.known.get(deployment_id)
-            if is_read and watched is not None and watched.has_ended:
-                return watched.exit_status()
-            event = await anext(events)
-            if isinstance(event, Reconnected):
-                is_read = await reads.answered(feed.load(deployment_id, from_line=1))
-                continue
-            is_read = await reads.answered(feed.event(event))
-            if event.type == "DEPLOYMENT_DELETED" and event.data.get("deploymentId") == deployment_id:
-                return FAILED
-
-
-async def follow_all(client: WindFlowClient, feed: Feed, lost: Lost) -> int:
-    """Show all deployments of the organization until interrupted."""
-    wanted = Subscription(("DEPLOYMENT_*",))
-    async with client.events(wanted, give_up_seconds=GIVE_UP_SECONDS, on_lost=lost) as events:
-        reads = Reads(events)
-        if await reads.answered(feed.load_active()):
-            feed.say_following()
-        async for event in events:
-            await reads.answered(feed.load_active() if isinstance(event, Reconnected) else feed.event(event))
-    return 0
