@@ -29,7 +29,8 @@ RUN_SECONDS = 60
 
 PRINTS = {
     "status: success": "from websockets.asyncio.client import connect",
-    "heard {'hello': 'world'}": "from backend.app.client import",
+    "heard {'hello': 'world'}": "from backend.app.client import Event, Subscription, WindFlowClient",
+    "created alpha\ncreated beta\n": "from backend.app.client import Event, EventStream, PositionLost",
 }
 """What the programs that talk to a server print, by what they import."""
 
