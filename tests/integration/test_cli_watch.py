@@ -238,7 +238,7 @@ async def test_a_viewer_may_watch_but_not_deploy_or_cancel(people: dict[str, Per
 async def test_a_watch_survives_a_restart_and_shows_each_line_once(
     own_database: dict[str, str], tmp_path: Path
 ) -> None:
-    """Reconnect with back-off; lines that came meanwhile are fetched, none is shown twice."""
+    """Reconnect with back-off, and go on at the exact line: none is missing, none is shown twice."""
     go = tmp_path / "go"
     then = "for n in range(100): print('late', n, flush=True)"
     async with server_process(tmp_path / "server", own_database) as first:
@@ -248,8 +248,11 @@ async def test_a_watch_survives_a_restart_and_shows_each_line_once(
         deploy = await deploying.__aenter__()
         deployment_id = await deploy.deployment_id()
         watching, following = admin.start("watch", deployment_id), admin.start("watch")
+        logging = admin.start("logs", deployment_id, "--follow")
         watch, follow = await watching.__aenter__(), await following.__aenter__()
+        logs = await logging.__aenter__()
         await watch.until_out("first")
+        await logs.until_out("first")
         await follow.until_out("running")
         first.process.kill()
         await first.process.wait()
@@ -259,11 +262,14 @@ async def test_a_watch_survives_a_restart_and_shows_each_line_once(
         go.touch()
         assert (await deploy.end()).status == 0
         done = await watch.end()
+        logged = await logs.end()
         await follow.until_out("late 99")
         await follow.until_out("success")
         assert done.status == 0
-        assert done.out == "first\n" + "".join(f"late {n}\n" for n in range(100))
+        assert logged.status == 0
+        assert done.out == logged.out == "first\n" + "".join(f"late {n}\n" for n in range(100))
+        assert "missing" not in done.err + logged.err + follow.err
         shown = [line.partition("│ ")[2] for line in follow.out.splitlines() if "late" in line]
         assert shown == [f"late {n}" for n in range(100)]
-        for context in (deploying, watching, following):
+        for context in (deploying, watching, following, logging):
             await context.__aexit__(None, None, None)

@@ -1,7 +1,9 @@
 """What `windflow watch` does when things happen in an unlucky order: its feed on a real server, step by step."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -9,6 +11,7 @@ import pytest_asyncio
 from backend.app.cli.following import Reads
 from backend.app.cli.output import Output
 from backend.app.cli.watch_feed import Feed
+from backend.app.cli.watch_loop import follow_all
 from backend.app.client.api import WindFlowClient
 from backend.app.client.backoff import RetryPolicy
 from backend.app.client.credentials import CredentialStore
@@ -129,6 +132,53 @@ async def test_what_happened_while_it_was_away_is_shown_with_the_end_last(
         "ended │ two",
         "ended │ ● success",
     ]
+
+
+async def test_a_lost_connection_is_gone_on_from_without_reading_the_states_again(
+    client: WindFlowClient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every status of the time away is shown, in order; lines that were pushed meanwhile are read; each once."""
+    streams: list[EventStream] = []
+    make = client.events
+
+    def events(*subscriptions: Subscription, **settings: Any) -> EventStream:
+        streams.append(make(*subscriptions, **settings))
+        return streams[-1]
+
+    monkeypatch.setattr(client, "events", events)
+    old = await create(client, "old", "before")
+    feed = make_feed(client)
+    shown = ""
+    following = asyncio.create_task(follow_all(client, feed, lambda reason, seconds: None))
+    try:
+        async with asyncio.timeout(30):
+            while "old │ ● running" not in shown:
+                shown += capsys.readouterr().out
+                await asyncio.sleep(0.01)
+            await streams[0].lose("cut by the test")
+            await append(client, old, 2, "while away")
+            await create(client, "short", "uno", "due", status="cancelled")
+            begun = await create(client, "begun", "one")
+            await append(client, begun, 2, "two")
+            while not (shown.count("while away") and "begun │ two" in shown):
+                shown += capsys.readouterr().out
+                await asyncio.sleep(0.01)
+            await set_status(client, begun, "success")
+            while "begun │ ● success" not in shown:
+                assert not following.done()
+                shown += capsys.readouterr().out
+                await asyncio.sleep(0.01)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    await set_status(client, old, "success")
+    by_name: dict[str, list[str]] = {}
+    for line in shown.splitlines():
+        name, _, text = line.partition("│")
+        by_name.setdefault(name.strip(), []).append(text.strip())
+    assert by_name["old"] == ["● running", "while away"]
+    assert by_name["short"] == ["● pending", "● running", "uno", "due", "● cancelled"]
+    assert by_name["begun"] == ["● pending", "● running", "one", "two", "● success"]
 
 
 async def test_the_end_that_was_read_is_the_last_word(
