@@ -96,8 +96,8 @@ class Settings(BaseSettings):
         None, description="Largest SQLite database; above: 503 until something is deleted. Default: the disk's size."
     )
     group_commit_seconds: Seconds = Field(0.005, description="Longest time a group of SQLite writes collects more.")
-    group_commit_units: Count = Field(256, description="Most writes in one SQLite commit.")
-    write_queue: Count = Field(10_000, description="Writes that may wait for the SQLite writer; above: 503.")
+    group_commit_units: Count = Field(256, description="Most writes in one SQLite commit, publishes in a PostgreSQL one.")
+    write_queue: Count = Field(10_000, description="Writes waiting for SQLite, publishes for PostgreSQL; above: 503.")
     unit_timeout_seconds: Seconds = Field(5, description="Longest SQL of one write; then it is rolled back.")
     write_session_seconds: Seconds = Field(0.5, description="Longest turn of `db.session(write=True)` on SQLite.")
 

@@ -1,13 +1,14 @@
 """The database: where sessions and units of work come from. `db` is the one of this process.
 
 Reads go through `db.session()`, writes through `db.write(fn)`: a plain function in one
-transaction, on SQLite in the writer thread. Nothing connects before `connect()`; what a unit
-leaves in `tx.records` goes to the hooks that the composition root installs.
+transaction, on SQLite in the writer thread; `db.append` publishes where nothing else changes.
+Nothing connects before `connect()`; what a unit leaves in `tx.records` goes to the hooks that
+the composition root installs.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from backend.app import kill_points
 from backend.app.config import Settings
+from backend.app.group_writer import GroupWriter
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.sqlite_writer import SQLiteWriter, limit_size, prepare_connection
 from backend.app.storage_failures import explain_time_out, reaching, told_as_unavailable
@@ -51,14 +53,21 @@ class ReadOnlySessionError(Exception):
         )
 
 
-class Transaction:
+class Unit:
+    """What is committed together; by itself one that changes nothing but the records it leaves."""
+
+    def __init__(self, records: Iterable[object] = ()) -> None:
+        self.records = list(records)
+        """What the unit leaves for the closing step: events and audit entries."""
+
+
+class Transaction(Unit):
     """What the function of a unit of work is called with. Valid only until that function returns."""
 
     def __init__(self, conn: Connection) -> None:
+        super().__init__()
         self.conn = conn
         """For core statements: hot paths."""
-        self.records: list[object] = []
-        """What the unit leaves for the closing step: events and audit entries."""
         self._session: Session | None = None
 
     @property
@@ -84,9 +93,9 @@ class Transaction:
 class WriteHooks:
     """What happens around a commit, installed by the composition root."""
 
-    close_group: Callable[[Connection, Sequence[Transaction]], None] = lambda conn, units: None
+    close_group: Callable[[Connection, Sequence[Unit]], None] = lambda conn, units: None
     """Last step before the commit, in the database's thread: numbers and stores what the units left."""
-    committed: Callable[[Sequence[Transaction]], None] = lambda units: None
+    committed: Callable[[Sequence[Unit]], None] = lambda units: None
     """After the commit, on the event loop, before the callers are answered. Must not raise."""
 
 
@@ -97,6 +106,7 @@ class Database:
         self._engine: AsyncEngine | None = None
         self._turn_engine: AsyncEngine | None = None
         self._writer: SQLiteWriter | None = None
+        self._groups: GroupWriter | None = None
         self._hooks = WriteHooks()
         self._write_session_seconds = 0.0
         self._writes: set[asyncio.Task[Any]] = set()
@@ -141,6 +151,13 @@ class Database:
                 },
             )
             event.listen(self._engine.sync_engine, "handle_error", explain_time_out)
+            self._groups = GroupWriter(
+                self._append_postgresql,
+                max_waiting=settings.write_queue,
+                group_units=settings.group_commit_units,
+                unit_timeout_seconds=settings.unit_timeout_seconds,
+                wait_seconds=settings.database_timeout_seconds,
+            )
         event.listen(self._connected().sync_engine, "handle_error", _explain_read_only)
         try:
             async with self._connected().connect():
@@ -176,6 +193,9 @@ class Database:
 
     async def disconnect(self) -> None:
         """Finish waiting writes and close every connection; does nothing when not connected."""
+        groups, self._groups = self._groups, None
+        if groups is not None:
+            await groups.stop()
         if self._writes:
             await asyncio.wait(self._writes)
         writer, self._writer = self._writer, None
@@ -256,6 +276,33 @@ class Database:
             self._writes.add(task)
             task.add_done_callback(self._written)
             return await asyncio.shield(task)
+
+    async def append(self, *records: object) -> None:
+        """Store records that come with no other change, events above all, and return after the commit.
+
+        The fast way to publish: many callers share one transaction on every database, in the order of
+        their calls. Raises as `write`, with nothing stored; who shares the transaction is not hurt. A
+        cancelled caller's records are dropped while they wait.
+        """
+        unit = Unit(records)
+        with told_as_unavailable():
+            if self._writer is not None:
+                await self._writer.append(unit)
+            elif self._groups is not None:
+                await self._groups.append(unit)
+            else:
+                self._connected()
+
+    async def _append_postgresql(self, units: Sequence[Unit], committed: Callable[[], None]) -> None:
+        async with AsyncExitStack() as stack:
+            with reaching():
+                conn = await stack.enter_async_context(self._connected().connect())
+            async with conn.begin():
+                await conn.run_sync(self._hooks.close_group, units)
+            kill_points.reached("after_commit")
+            # Before the connection is given back, which may fail: what is committed is told.
+            self._hooks.committed(units)
+            committed()
 
     def _written(self, task: "asyncio.Task[Any]") -> None:
         self._writes.discard(task)

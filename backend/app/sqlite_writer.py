@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from backend.app import kill_points
 from backend.app.schemas.errors import ErrorCode, WindFlowError
+from backend.app.storage_failures import is_unavailable
 
 logger = logging.getLogger("windflow.database")
 
@@ -46,7 +47,8 @@ class UnitFactory(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    run: Callable[[Any], Any]
+    run: Callable[[Any], Any] | None
+    """None: `unit` holds all there is, and no statement of its own."""
     future: "asyncio.Future[Any]"
     expires: float
     """Monotonic time after which it is not started any more."""
@@ -129,7 +131,14 @@ class SQLiteWriter:
 
     async def write(self, run: Callable[[Any], Any]) -> Any:
         """Run one unit and return its result after its commit; raise what it raised, with nothing changed."""
-        job = _Job(run, self._new_future(), time.monotonic() + self._wait_seconds)
+        return await self._submit(run, None)
+
+    async def append(self, unit: Any) -> None:
+        """Have the closing step store what a unit left that changes nothing else: it needs no savepoint."""
+        await self._submit(None, unit)
+
+    async def _submit(self, run: Callable[[Any], Any] | None, unit: Any) -> Any:
+        job = _Job(run, self._new_future(), time.monotonic() + self._wait_seconds, unit=unit)
         self._queue.put(job)
         try:
             return await job.future
@@ -205,8 +214,7 @@ class SQLiteWriter:
                         following, is_last = taken, taken is None
                         break
                     job = taken
-                self._deadline = time.monotonic() + self._unit_timeout_seconds
-                self._close_group(conn, [job.unit for job in jobs if job.error is None])
+                self._close(conn, [job for job in jobs if job.error is None])
             kill_points.reached("after_commit")
         except BaseException as error:  # noqa: BLE001 - the thread outlives every failure; the callers get it
             if first not in jobs:
@@ -222,20 +230,24 @@ class SQLiteWriter:
         """Run one unit in a savepoint; False if its caller is gone. Raises only when the whole group is lost."""
         if self._is_over(job):
             return not job.is_dropped
+        if job.run is None:
+            return True
         self._deadline = time.monotonic() + self._unit_timeout_seconds
-        conn.exec_driver_sql("SAVEPOINT unit")
+        # Straight to the driver: SQLAlchemy's way takes longer than the statement.
+        raw = _raw(conn)
+        raw.execute("SAVEPOINT unit")
         job.unit = self._make_unit(conn)
         try:
             job.result = job.run(job.unit)
             job.unit.finish()
-            conn.exec_driver_sql("RELEASE unit")
+            raw.execute("RELEASE unit")
         except BaseException as error:
             job.unit.discard()
             self._deadline = float("inf")
-            if not _raw(conn).in_transaction:
+            if not raw.in_transaction:
                 raise
-            conn.exec_driver_sql("ROLLBACK TO unit")
-            conn.exec_driver_sql("RELEASE unit")
+            raw.execute("ROLLBACK TO unit")
+            raw.execute("RELEASE unit")
             job.error = error
         return True
 
@@ -245,6 +257,34 @@ class SQLiteWriter:
         if job.is_dropped or time.monotonic() > job.expires:
             job.error = WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, "the database is busy", retry_after_seconds=1)
         return job.error is not None
+
+    def _close(self, conn: Connection, jobs: Sequence[_Job]) -> None:
+        """Take the closing step; if what it stores is refused, again for each append alone.
+
+        So a refused append hurts nobody else. Units that ran are past that: they stand or fall together.
+        """
+        self._deadline = time.monotonic() + self._unit_timeout_seconds
+        raw = _raw(conn)
+        raw.execute("SAVEPOINT closing")
+        try:
+            self._close_group(conn, [job.unit for job in jobs])
+            return
+        except Exception as error:
+            appends = [job for job in jobs if job.run is None]
+            if not appends or not raw.in_transaction or is_unavailable(error):
+                raise
+            raw.execute("ROLLBACK TO closing")
+        self._close_group(conn, [job.unit for job in jobs if job.run is not None])
+        for job in appends:
+            self._deadline = time.monotonic() + self._unit_timeout_seconds
+            raw.execute("SAVEPOINT closing")
+            try:
+                self._close_group(conn, [job.unit])
+            except Exception as error:
+                if not raw.in_transaction:
+                    raise
+                raw.execute("ROLLBACK TO closing")
+                job.error = error
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         """On the loop: hand the committed units on, then answer every caller of the group."""

@@ -68,6 +68,8 @@ def is_unavailable(error: BaseException) -> bool:
     """Tell whether the database could not serve, whatever the statement was."""
     if isinstance(error, PoolTimeoutError | ConnectionError):
         return True
+    if isinstance(error, sqlite3.Error):  # of a statement that went straight to the driver
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE
     if not isinstance(error, DBAPIError):
         return False
     cause = error.orig

@@ -24,7 +24,7 @@ from backend.app.operations.idempotency import once
 from backend.app.operations.notifications import Notifications, user_in
 from backend.app.operations.stored_text import is_storable
 from backend.app.realtime.event import Event, check_payload, new_event
-from backend.app.realtime.unit_of_work import audit, publish
+from backend.app.realtime.unit_of_work import AuditEntry, publish
 from backend.app.schemas.errors import ErrorCode, WindFlowError, field_error, not_found
 from backend.app.schemas.event_spec import Audience, Delivery, EventCatalogue, EventSpec, Payload, Sender
 from backend.app.schemas.times import wire_time
@@ -196,23 +196,35 @@ class Events:
 
     async def _write(self, act: _Act) -> Published:
         """Publish in a unit of work, once for each Idempotency-Key."""
+        take = self._by_type.get(act.spec.name)
+        if take is None and act.caller.idempotency is None:
+            return await self._append(act)
+        return await self._write_once(act, take or _publish_plainly)
+
+    async def _append(self, act: _Act) -> Published:
+        """Publish what changes nothing else: many such publishes share a transaction."""
+        event = _event_of(act)
+        if act.caller.sender is Sender.API:
+            await self._db.append(event, _entry(act, event))
+        else:
+            await self._db.append(event)
+        return _published(event)
+
+    async def _write_once(self, act: _Act, take: Callable[[Transaction, _Act], Event | None]) -> Published:
         made: list[Event] = []
-        take = self._by_type.get(act.spec.name, _publish_plainly)
 
         def make(tx: Transaction) -> dict[str, Any]:
             event = take(tx, act)
             if event is not None:
                 made.append(event)
             if act.caller.sender is Sender.API:
-                target = f"event/{event.id}" if event else None
-                audit(tx, "event.publish", act.caller, target=target, type=act.spec.name, userId=act.user_id)
+                tx.records.append(_entry(act, event))
             return {"id": event.id if event else None}
 
         seconds = self._settings.idempotency_seconds
         answer = await self._db.write(lambda tx: once(tx, act.caller, seconds, lambda: make(tx)))
         if made:
-            event = made[-1]
-            return Published(event.id, None if event.offset is None else event.stream, event.offset)
+            return _published(made[-1])
         return await self._published_before(answer["id"])
 
     async def _published_before(self, event_id: str | None) -> Published:
@@ -265,6 +277,15 @@ class Events:
             return _publish_plainly(tx, act)
         data = act.payload.wire()
         return self._deployments.reports.progress_in(tx, act.caller, row.id, data, organization.__eq__)[1]
+
+
+def _published(event: Event) -> Published:
+    return Published(event.id, None if event.offset is None else event.stream, event.offset)
+
+
+def _entry(act: _Act, event: Event | None) -> AuditEntry:
+    data = {"type": act.spec.name, "userId": act.user_id}
+    return AuditEntry("event.publish", act.caller, f"event/{event.id}" if event else None, data=data)
 
 
 def _publish_plainly(tx: Transaction, act: _Act) -> Event:

@@ -1,8 +1,7 @@
-"""The event log: streams, append, and reading on from an offset.
+"""The event log: where streams stand, and reading on from an offset.
 
-`append` is called by the closing step of a unit of work only; a stream's head rises under
-its row's lock as the last step of the transaction, so commit order equals offset order and
-`offset > last` can never skip a late commit.
+`event_append.py` writes it: commit order equals offset order, so `offset > last` can never skip
+a late commit.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,29 +21,17 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
-    insert,
     select,
-    text,
     type_coerce,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.app.models import Deployment
-from backend.app.models.columns import UtcTime, new_id
+from backend.app.models.columns import new_id
 from backend.app.models.event_record import EventRecord, EventStream, LatestValue
 from backend.app.realtime.event import Event, organization_of
+from backend.app.realtime.event_append import RAISE_HEAD
 from backend.app.schemas.event_spec import Audience, Delivery, EventSpec, Payload
-
-_RAISE_HEAD = text(
-    "INSERT INTO event_streams (stream, epoch, floor, head) VALUES (:stream, :epoch, 0, :count) "
-    "ON CONFLICT (stream) DO UPDATE SET head = event_streams.head + excluded.head RETURNING epoch, head"
-)
-_KEEP_LATEST = text(
-    "INSERT INTO latest_values (stream, type, subject, version, id, payload, created_at) "
-    "VALUES (:stream, :type, :subject, 1, :id, :payload, :created_at) "
-    "ON CONFLICT (stream, type, subject) DO UPDATE SET version = latest_values.version + 1, "
-    "id = excluded.id, payload = excluded.payload, created_at = excluded.created_at RETURNING version"
-).bindparams(bindparam("created_at", type_=UtcTime()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,61 +78,7 @@ class Page:
 
 def open_stream(conn: Connection, stream: str) -> None:
     """Make a stream that has no event yet, so that its position is known from the start; no-op if it exists."""
-    conn.execute(_RAISE_HEAD, {"stream": stream, "epoch": new_id(), "count": 0})
-
-
-def append(conn: Connection, events: Sequence[Event], node: str) -> None:
-    """Number the events and store those that are kept. The last step of a transaction.
-
-    Streams are taken in name order, so that two transactions with several never deadlock.
-    """
-    by_stream: dict[str, list[Event]] = {}
-    for event in events:
-        if event.spec.delivery is Delivery.STREAM:
-            by_stream.setdefault(event.stream, []).append(event)
-    for event in events:
-        if event.spec.delivery is Delivery.LATEST:
-            _keep_latest(conn, event)
-    rows = []
-    for stream in sorted(by_stream):
-        members = by_stream[stream]
-        epoch, head = conn.execute(_RAISE_HEAD, {"stream": stream, "epoch": new_id(), "count": len(members)}).one()
-        for offset, event in enumerate(members, start=head - len(members) + 1):
-            event.offset, event.epoch = offset, epoch
-            rows.append(_row(event, node))
-    if rows:
-        conn.execute(insert(EventRecord), rows)
-
-
-def _row(event: Event, node: str) -> dict[str, Any]:
-    return {
-        "stream": event.stream,
-        "offset": event.offset,
-        "id": event.id,
-        "type": event.spec.name,
-        "payload": event.encoded.decode(),
-        "user_id": event.user_id,
-        "subject": event.subject,
-        "actor": event.actor.user_id if event.actor else None,
-        "node": node,
-        "hop": event.hop,
-        "traceparent": event.traceparent,
-        "created_at": event.created_at,
-    }
-
-
-def _keep_latest(conn: Connection, event: Event) -> None:
-    event.version = conn.execute(
-        _KEEP_LATEST,
-        {
-            "stream": event.stream,
-            "type": event.spec.name,
-            "subject": event.subject,
-            "id": event.id,
-            "payload": event.encoded.decode(),
-            "created_at": event.created_at,
-        },
-    ).scalar_one()
+    conn.execute(RAISE_HEAD, {"stream": stream, "epoch": new_id(), "count": 0})
 
 
 async def positions(session: AsyncSession, streams: Iterable[str]) -> dict[str, dict[str, Any]]:

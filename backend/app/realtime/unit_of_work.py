@@ -14,11 +14,11 @@ import orjson
 from sqlalchemy import Connection, insert, text
 
 from backend.app.auth.permissions import Caller
-from backend.app.database import Transaction, WriteHooks
+from backend.app.database import Transaction, Unit, WriteHooks
 from backend.app.models.audit_record import AuditRecord
 from backend.app.models.columns import now
-from backend.app.realtime import event_log
 from backend.app.realtime.event import Event, stream_of
+from backend.app.realtime.event_append import append
 
 _RAISE_CHAIN = text(
     "INSERT INTO audit_heads (chain, head) VALUES (:chain, :count) "
@@ -64,12 +64,12 @@ def audit(
 def write_hooks(node: str, hand_on: Callable[[Event], None]) -> WriteHooks:
     """Return the hooks that `Database.connect` needs: `hand_on` gets each committed event, in commit order."""
 
-    def close_group(conn: Connection, units: Sequence[Transaction]) -> None:
+    def close_group(conn: Connection, units: Sequence[Unit]) -> None:
         records = [record for unit in units for record in unit.records]
         _append_audit(conn, [record for record in records if isinstance(record, AuditEntry)])
-        event_log.append(conn, [record for record in records if isinstance(record, Event)], node)
+        append(conn, [record for record in records if isinstance(record, Event)], node)
 
-    def committed(units: Sequence[Transaction]) -> None:
+    def committed(units: Sequence[Unit]) -> None:
         for unit in units:
             for record in unit.records:
                 if isinstance(record, Event):

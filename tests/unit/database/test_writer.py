@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.app.auth.permissions import Caller, Principal
 from backend.app.config import Settings
 from backend.app.database import Database, ReadOnlySessionError, Transaction
-from backend.app.models import AuditRecord, EventRecord, Organization
+from backend.app.models import AuditRecord, EventRecord, LatestValue, Organization
 from backend.app.realtime import event_log
 from backend.app.realtime.event import Event, new_event
 from backend.app.realtime.unit_of_work import audit, publish
@@ -154,12 +154,16 @@ def _publish(event: Event, tx: Transaction) -> None:
 
 
 async def test_latest_values_only_rise(database: Database, committed: list[Event]) -> None:
-    """`latest_values.version` rises under the row lock (R15)."""
+    """`latest_values.version` rises under the row lock (R15), also past the removal of the value."""
     progress = spec("DEPLOYMENT_PROGRESS")
-    for percent in (10, 20, 15):
+    for percent in (10, 30, 20, 15):
         event = new_event(progress, "o1", {"deploymentId": "d", "progress": percent})
         await database.write(partial(_publish, event))
-    assert [event.version for event in committed] == [1, 2, 3]
+        if percent == 30:
+            await asyncio.sleep(0.003)  # a version starts at the time in milliseconds
+            await database.write(lambda tx: tx.conn.execute(delete(LatestValue)))
+    versions = [event.version or 0 for event in committed]
+    assert versions == sorted(set(versions))
     async with database.session() as session:
         stored = (await session.execute(text("SELECT payload FROM latest_values"))).scalar_one()
     assert event_log.decode(stored)["progress"] == 15
