@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         None, description="Largest SQLite database; above: 503 until something is deleted. Default: the disk's size."
     )
     group_commit_seconds: Seconds = Field(0.005, description="Longest time a group of SQLite writes collects more.")
-    group_commit_units: Count = Field(256, description="Most writes in one SQLite commit, publishes in a PostgreSQL one.")
+    group_commit_units: Count = Field(256, description="Most writes (PostgreSQL: publishes) in one commit.")
     write_queue: Count = Field(10_000, description="Writes waiting for SQLite, publishes for PostgreSQL; above: 503.")
     unit_timeout_seconds: Seconds = Field(5, description="Longest SQL of one write; then it is rolled back.")
     write_session_seconds: Seconds = Field(0.5, description="Longest turn of `db.session(write=True)` on SQLite.")
@@ -209,6 +209,19 @@ class Settings(BaseSettings):
 
     # Events and deployments
     gap_seconds: Seconds = Field(0.5, description="How long an event may be missing before the log is read for it.")
+    event_retention_count: Count = Field(1_000_000, description="Most events kept in one stream; the oldest go.")
+    event_retention_seconds: Seconds = Field(604_800, description="How long an event is kept in the log.")
+    latest_retention_seconds: Seconds = Field(
+        86_400, description="How long the last value of something that is no active deployment is kept."
+    )
+    retention_seconds: Seconds = Field(30, description="How often events and lines that are too much are removed.")
+    log_retention_seconds: Seconds = Field(2_592_000, description="Lines are kept this long after a deployment's end.")
+    log_deployment_bytes: Count = Field(
+        268_435_456, description="Largest log (bytes, and 64 for each line); above, its first lines go."
+    )
+    log_total_bytes: Count = Field(
+        10_737_418_240, description="All logs together (same); above, lines go of what ended first."
+    )
     log_line_bytes: Count = Field(1_048_576, description="Longest log line (bytes of UTF-8); longer ones are cut.")
     log_append_lines: Count = Field(1_000, description="Most lines of one report.")
     log_append_bytes: Count = Field(4_194_304, description="Most text of one report (bytes of UTF-8).")

@@ -36,6 +36,7 @@ from backend.app.operations.leases import LeaseSweeper
 from backend.app.operations.notifications import Notifications
 from backend.app.operations.organizations import Organizations
 from backend.app.operations.periodic import Periodic
+from backend.app.operations.retention import Retention
 from backend.app.operations.sessions import Sessions
 from backend.app.operations.tokens import ApiTokens
 from backend.app.operations.users import Users
@@ -164,6 +165,7 @@ class WindFlow:
         tidy = Housekeeping(db, settings).run
         for work in (
             Periodic("housekeeping", tidy, settings.housekeeping_seconds),
+            Periodic("retention", Retention(db, settings).run, settings.retention_seconds),
             Periodic("access check", access.check_all, settings.recheck_seconds),
             Periodic("head poll", HeadPoll(db, catalogue, bus, hub, settings.poll_seconds).look, settings.poll_seconds),
         ):

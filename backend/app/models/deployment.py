@@ -29,6 +29,7 @@ class Deployment(Base):
     step: Mapped[str | None] = mapped_column(String(1024))
     last_line: Mapped[int] = mapped_column(BigInteger, default=0)
     log_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """What its stored lines take: their text, and a fixed amount for each line; 0 only without lines."""
     created_by: Mapped[Id | None]
     """Id of the user who created it; kept when that user is deleted."""
     created_by_name: Mapped[str | None] = mapped_column(String(128))

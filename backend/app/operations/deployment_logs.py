@@ -26,6 +26,8 @@ from backend.app.schemas.log_line import cut_line
 from backend.app.schemas.websocket_events import DeploymentLogsUpdate
 
 LEVEL_CHARACTERS = 16
+LINE_BYTES = 64
+"""What a line takes in the database besides its text, about: a log of empty lines is not small."""
 _REPLACEMENT = "\ufffd"
 _INSERT = insert(cast(Table, DeploymentLog.__table__))
 
@@ -80,7 +82,7 @@ class DeploymentLogs:
             stored = _rows(deployment_id, next_line, new)
             tx.conn.execute(_INSERT, stored)
             columns["last_line"] = row.last_line + len(new)
-            columns["log_bytes"] = row.log_bytes + sum(line["size"] for line in stored)
+            columns["log_bytes"] = row.log_bytes + sum(line["size"] + LINE_BYTES for line in stored)
             event = publish(tx, self._event(caller, row, next_line, new))
         after = change(tx, row, columns)
         return {"nextLine": after["last_line"] + 1, **reported(after)}, event

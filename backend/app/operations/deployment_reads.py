@@ -20,7 +20,7 @@ from backend.app.operations.paging import encode_cursor, older_than
 from backend.app.operations.stored_text import contains, is_storable
 from backend.app.realtime.event import stream_of
 from backend.app.realtime.event_log import positions
-from backend.app.schemas.errors import not_found
+from backend.app.schemas.errors import ErrorCode, WindFlowError, not_found
 from backend.app.schemas.times import wire_time
 
 
@@ -42,7 +42,7 @@ class LogQuery:
     """Which lines a reader wants."""
 
     from_line: int = 1
-    """The first line's number; 0 and 1: all; -n: the last n."""
+    """The first line's number; 0 and 1: all that is there; -n: the last n of it."""
     limit: int | None = None
     level: str | None = None
     q: str | None = None
@@ -99,16 +99,18 @@ class DeploymentReads:
             return {**shown(row._mapping), "positions": await positions(session, [stream_of(row.organization_id)])}
 
     async def log_page(self, caller: Caller, deployment_id: str, query: LogQuery) -> dict[str, Any]:
-        """Return `{items, nextLine, lastLine, positions}`.
+        """Return `{items, firstLine, nextLine, lastLine, positions}`.
 
         To go on, ask from `nextLine`; when it is above `lastLine` there is nothing more yet. A page
         holds at most `log_append_lines` lines and about `log_append_bytes` of text, but one line at
-        least. Raises `not_found` and `invalid_payload`.
+        least. `firstLine` is the first line that retention left, `lastLine` + 1 if it left none. Raises
+        `not_found`, `invalid_payload`, and `lines_expired` where the lines asked for by number are gone.
         """
         async with self._db.session() as session:
             row = await _find(session, caller, deployment_id)
             heads = await positions(session, [stream_of(row.organization_id)])
-            start = _start(query.from_line, row.last_line)
+            first_line = await _first_line(session, row)
+            start = _start(query.from_line, first_line, row.last_line)
             lines, next_line = await self._lines(session, row, start, query, query.limit)
         items = [
             {
@@ -120,17 +122,23 @@ class DeploymentReads:
             }
             for line in lines
         ]
-        return {"items": items, "nextLine": next_line, "lastLine": row.last_line, "positions": heads}
+        return {
+            "items": items,
+            "firstLine": first_line,
+            "nextLine": next_line,
+            "lastLine": row.last_line,
+            "positions": heads,
+        }
 
     async def log_text(self, caller: Caller, deployment_id: str, query: LogQuery) -> AsyncIterator[str]:
         """Return the lines as text, page by page, each line with its line end, up to what is the last line now.
 
-        Raises `not_found` and `invalid_payload` before it returns. A deployment that is deleted
-        meanwhile ends the text.
+        Raises `not_found`, `invalid_payload` and `lines_expired` before it returns. A deployment that is
+        deleted meanwhile ends the text; in place of lines that retention removes meanwhile, one line says so.
         """
         async with self._db.session() as session:
             row = await _find(session, caller, deployment_id)
-            start = _start(query.from_line, row.last_line)
+            start = _start(query.from_line, await _first_line(session, row), row.last_line)
             first, next_line = await self._lines(session, row, start, query, query.limit)
         return self._pages(row, query, first, next_line)
 
@@ -143,8 +151,14 @@ class DeploymentReads:
             left = None if left is None else left - len(lines)
             if next_line > row.last_line or left == 0:
                 return
+            wanted = next_line
             async with self._db.session() as session:
-                lines, next_line = await self._lines(session, row, next_line, query, left)
+                if await _is_gone(session, row):
+                    return
+                first_line = min(await _first_line(session, row), row.last_line + 1)
+                lines, next_line = await self._lines(session, row, max(first_line, wanted), query, left)
+            if first_line > wanted:
+                yield f"[lines {wanted} to {first_line - 1} were removed by retention]\n"
 
     async def _lines(
         self, session: AsyncSession, row: Row[Any], start: int, query: LogQuery, limit: int | None
@@ -192,8 +206,24 @@ async def _require_organization(session: AsyncSession, organization_id: str) -> 
         raise not_found("organization")
 
 
-def _start(from_line: int, last_line: int) -> int:
-    return max(1, last_line + 1 + from_line if from_line < 0 else from_line)
+async def _is_gone(session: AsyncSession, row: Row[Any]) -> bool:
+    return await session.scalar(select(Deployment.id).where(Deployment.id == row.id)) is None
+
+
+async def _first_line(session: AsyncSession, row: Row[Any]) -> int:
+    """Return the number of the first line that is there; the next one's if there is none."""
+    found = await session.scalar(select(func.min(DeploymentLog.line)).where(DeploymentLog.deployment_id == row.id))
+    return row.last_line + 1 if found is None else int(found)
+
+
+def _start(from_line: int, first_line: int, last_line: int) -> int:
+    """Return the line to start at; raise `lines_expired` if it was asked for by its number and is gone."""
+    if from_line < 0:
+        return max(first_line, last_line + 1 + from_line)
+    if 1 < from_line < first_line:
+        message = f"fromLine: retention removed the lines before {first_line}"
+        raise WindFlowError(ErrorCode.LINES_EXPIRED, message, details={"firstAvailable": first_line})
+    return max(first_line, from_line)
 
 
 def _storable(text: str) -> str:

@@ -26,11 +26,12 @@ from backend.app.operations.deployment_status import check, may_return, move
 from backend.app.operations.idempotency import once
 from backend.app.operations.insert_absent import insert_absent
 from backend.app.operations.leases import claim, is_held, lease_columns, runner_of
+from backend.app.operations.log_retention import EVERYTHING, Removed, remove_lines
 from backend.app.operations.stored_text import refuse_nul
 from backend.app.realtime.event import new_event, stream_of
 from backend.app.realtime.unit_of_work import audit, publish
 from backend.app.schemas.errors import ErrorCode, WindFlowError, field_error, not_found
-from backend.app.schemas.event_spec import EventCatalogue, Payload
+from backend.app.schemas.event_spec import Delivery, EventCatalogue, Payload
 from backend.app.schemas.websocket_events import DeploymentCancelRequested, DeploymentCreated, DeploymentDeleted
 
 
@@ -173,16 +174,32 @@ class Deployments:
         return {"deployment": shown(change(tx, row, asked)), "isAsked": True}
 
     async def delete(self, caller: Caller, deployment_id: str) -> None:
-        """Delete an ended deployment with its lines; raise `not_found` or `deployment_active`."""
+        """Delete an ended deployment with its lines; raise `not_found` or `deployment_active`.
 
-        def unit(tx: Transaction) -> None:
+        Its lines go first, in bounded steps: a failure between two of them leaves it with a shorter log.
+        """
+
+        def ended(tx: Transaction) -> Row[Any]:
             row = lock(tx, deployment_id, caller.can_reach)
             if row.status in ACTIVE:
                 raise WindFlowError(ErrorCode.DEPLOYMENT_ACTIVE, details={"status": row.status})
+            return row
+
+        def step(tx: Transaction) -> Removed:
+            row, most = ended(tx), self._settings.housekeeping_rows
+            return remove_lines(tx, row, EVERYTHING, most) if row.log_bytes else Removed()
+
+        def unit(tx: Transaction) -> None:
+            row = ended(tx)
+            of_deployments = [
+                name
+                for name, spec in self._catalogue.items()
+                if spec.delivery is Delivery.LATEST and spec.subject_field == "deploymentId"
+            ]
             tx.conn.execute(
                 delete(LatestValue).where(
                     LatestValue.stream == stream_of(row.organization_id), LatestValue.subject == row.id,
-                    LatestValue.type == "DEPLOYMENT_PROGRESS",
+                    LatestValue.type.in_(of_deployments),
                 )
             )  # fmt: skip
             tx.conn.execute(delete(Deployment).where(Deployment.id == row.id))
@@ -190,6 +207,8 @@ class Deployments:
             self._publish(tx, caller, row.organization_id, "DEPLOYMENT_DELETED", payload)
             _audit(tx, caller, "deployment.delete", row, name=row.name)
 
+        while not (await self._db.write(step)).is_last:
+            pass
         await self._db.write(unit)
 
     # ---- reports of runners ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Removes from the database what is over: idempotency keys, sessions with their tokens, API tokens.
+"""Removes from the database what is over: idempotency keys, sessions and tokens, values that nobody follows.
 
 `main` calls `run` periodically. Invariant: each write removes a bounded number of rows, and
 between two of them everybody else has a turn; several servers on one database do no harm.
@@ -9,8 +9,9 @@ from collections.abc import Callable
 from backend.app import metrics
 from backend.app.config import Settings
 from backend.app.database import Database, Transaction
-from backend.app.models import ApiToken, IdempotencyKey, RefreshToken, Session
+from backend.app.models import ApiToken, IdempotencyKey, LatestValue, RefreshToken, Session
 from backend.app.operations.idempotency import purge_expired
+from backend.app.operations.latest_values import purge_latest_values
 from backend.app.operations.session_ends import purge_api_tokens, purge_refresh_tokens, purge_sessions
 
 Purge = Callable[[Transaction], int]
@@ -33,6 +34,7 @@ class Housekeeping:
             RefreshToken.__tablename__: lambda tx: purge_refresh_tokens(tx, kept, life, most),
             Session.__tablename__: lambda tx: purge_sessions(tx, kept, most),
             ApiToken.__tablename__: lambda tx: purge_api_tokens(tx, kept, most),
+            LatestValue.__tablename__: lambda tx: purge_latest_values(tx, settings.latest_retention_seconds, most),
         }
 
     async def run(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pytest
 from backend.app.config import Settings
 from backend.app.database import Database
 from backend.app.models.columns import now
-from backend.app.operations.deployment_logs import LogLine
+from backend.app.operations.deployment_logs import LINE_BYTES, LogLine
 from backend.app.operations.deployment_reads import LogQuery
 from backend.app.realtime.event import Event
 from backend.app.schemas.errors import ErrorCode, WindFlowError
@@ -43,7 +43,7 @@ async def test_lines_are_numbered_stored_and_published(world: World) -> None:
     assert world.last("DEPLOYMENT_LOGS_UPDATE")["firstLine"] == 3
     assert await world.texts() == ["one", "two", "three"]
     seen = await world.deployments.get(caller(), "d1")
-    assert (seen["lastLine"], seen["logBytes"]) == (3, 11)
+    assert (seen["lastLine"], seen["logBytes"]) == (3, 11 + 3 * LINE_BYTES)
 
 
 async def test_lines_below_the_next_number_are_ignored(world: World) -> None:

@@ -86,9 +86,13 @@ class StoredLine(Answer):
 
 
 class LogPage(Answer):
-    """A page of lines. Ask from `nextLine` to go on; above `lastLine` there is nothing more yet."""
+    """A page of lines. Ask from `nextLine` to go on; above `lastLine` there is nothing more yet.
+
+    `firstLine` is the first line that retention left of the log.
+    """
 
     items: list[StoredLine]
+    first_line: int
     next_line: int
     last_line: int
     positions: dict[str, Any]
@@ -110,14 +114,24 @@ async def append_lines(
 @router.get(
     "/logs",
     response_model=LogPage,
-    responses={404: REFUSALS[404], 200: {"content": {"text/plain": {}}, "description": "A page, or the text."}},
+    responses={
+        200: {"content": {"text/plain": {}}, "description": "A page, or the text."},
+        404: REFUSALS[404],
+        410: {"model": ErrorAnswer, "description": "lines_expired: go on from `firstAvailable`"},
+    },
 )
 async def read_lines(
     deployment_id: str,
     caller: Viewer,
     services: UseServices,
     from_line: Annotated[
-        int, Query(alias="fromLine", gt=-LARGEST_NUMBER, lt=LARGEST_NUMBER, description="1 or 0: all; -n: the last n.")
+        int,
+        Query(
+            alias="fromLine",
+            gt=-LARGEST_NUMBER,
+            lt=LARGEST_NUMBER,
+            description="1 or 0: all that is there; -n: the last n of it.",
+        ),
     ] = 1,
     limit: Annotated[int | None, Query(ge=1, description="Most lines; a JSON page has a limit of its own.")] = None,
     level: Annotated[str | None, Query(min_length=1, max_length=LEVEL_CHARACTERS)] = None,
