@@ -9,7 +9,7 @@ the composition root installs.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,9 +18,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from backend.app import kill_points
 from backend.app.config import Settings
-from backend.app.group_writer import GroupWriter
+from backend.app.postgresql_writer import PostgreSQLWriter
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.sqlite_writer import SQLiteWriter, limit_size, prepare_connection
 from backend.app.storage_failures import explain_time_out, reaching, told_as_unavailable
@@ -105,12 +104,9 @@ class Database:
     def __init__(self) -> None:
         self._engine: AsyncEngine | None = None
         self._turn_engine: AsyncEngine | None = None
-        self._writer: SQLiteWriter | None = None
-        self._groups: GroupWriter | None = None
+        self._writer: SQLiteWriter | PostgreSQLWriter | None = None
         self._hooks = WriteHooks()
         self._write_session_seconds = 0.0
-        self._writes: set[asyncio.Task[Any]] = set()
-        """Units that run on PostgreSQL; their callers may be gone."""
 
     @property
     def is_connected(self) -> bool:
@@ -151,12 +147,12 @@ class Database:
                 },
             )
             event.listen(self._engine.sync_engine, "handle_error", explain_time_out)
-            self._groups = GroupWriter(
-                self._append_postgresql,
-                max_waiting=settings.write_queue,
-                group_units=settings.group_commit_units,
-                unit_timeout_seconds=settings.unit_timeout_seconds,
-                wait_seconds=settings.database_timeout_seconds,
+            self._writer = PostgreSQLWriter(
+                self._engine,
+                settings,
+                make_unit=Transaction,
+                close_group=self._hooks.close_group,
+                committed=self._hooks.committed,
             )
         event.listen(self._connected().sync_engine, "handle_error", _explain_read_only)
         try:
@@ -193,11 +189,6 @@ class Database:
 
     async def disconnect(self) -> None:
         """Finish waiting writes and close every connection; does nothing when not connected."""
-        groups, self._groups = self._groups, None
-        if groups is not None:
-            await groups.stop()
-        if self._writes:
-            await asyncio.wait(self._writes)
         writer, self._writer = self._writer, None
         engines = [engine for engine in (self._engine, self._turn_engine) if engine is not None]
         self._engine = self._turn_engine = None
@@ -214,11 +205,7 @@ class Database:
         def create(conn: Connection) -> None:
             Base.metadata.create_all(conn)
 
-        if self._writer is not None:
-            await self._writer.write(lambda tx: create(tx.conn))
-        else:
-            async with self._connected().begin() as conn:
-                await conn.run_sync(create)
+        await self._connected_writer().write(lambda tx: create(tx.conn))
 
     def session(self, *, write: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
         """Return a session as a context manager.
@@ -247,14 +234,15 @@ class Database:
     @asynccontextmanager
     async def _write_session(self) -> AsyncIterator[AsyncSession]:
         with told_as_unavailable():
-            if self._writer is None:
+            writer = self._connected_writer()
+            if isinstance(writer, PostgreSQLWriter):
                 async with AsyncSession(self._connected(), expire_on_commit=False) as session:
                     with reaching():
                         await session.connection()
                     yield session
                     await session.commit()
                 return
-            async with self._writer.turn(), AsyncSession(self._turn_engine, expire_on_commit=False) as session:
+            async with writer.turn(), AsyncSession(self._turn_engine, expire_on_commit=False) as session:
                 async with asyncio.timeout(self._write_session_seconds):
                     yield session
                     await session.commit()
@@ -268,14 +256,8 @@ class Database:
         committed.
         """
         with told_as_unavailable():
-            if self._writer is not None:
-                result: T = await self._writer.write(fn)
-                return result
-            # Shielded, so that a cancelled caller never leaves a commit whose events are not handed on.
-            task = asyncio.create_task(self._write_postgresql(fn))
-            self._writes.add(task)
-            task.add_done_callback(self._written)
-            return await asyncio.shield(task)
+            result: T = await self._connected_writer().write(fn)
+            return result
 
     async def append(self, *records: object) -> None:
         """Store records that come with no other change, events above all, and return after the commit.
@@ -286,54 +268,21 @@ class Database:
         """
         unit = Unit(records)
         with told_as_unavailable():
-            if self._writer is not None:
-                await self._writer.append(unit)
-            elif self._groups is not None:
-                await self._groups.append(unit)
-            else:
-                self._connected()
-
-    async def _append_postgresql(self, units: Sequence[Unit], committed: Callable[[], None]) -> None:
-        async with AsyncExitStack() as stack:
-            with reaching():
-                conn = await stack.enter_async_context(self._connected().connect())
-            async with conn.begin():
-                await conn.run_sync(self._hooks.close_group, units)
-            kill_points.reached("after_commit")
-            # Before the connection is given back, which may fail: what is committed is told.
-            self._hooks.committed(units)
-            committed()
-
-    def _written(self, task: "asyncio.Task[Any]") -> None:
-        self._writes.discard(task)
-        if not task.cancelled():
-            task.exception()  # mark as retrieved: a caller that was cancelled asks for it no more
-
-    async def _write_postgresql(self, fn: Callable[[Transaction], T]) -> T:
-        def unit(conn: Connection) -> tuple[Transaction, T]:
-            tx = Transaction(conn)
-            try:
-                result = fn(tx)
-                tx.finish()
-            except BaseException:
-                tx.discard()
-                raise
-            self._hooks.close_group(conn, [tx])
-            return tx, result
-
-        async with AsyncExitStack() as stack:
-            with reaching():
-                conn = await stack.enter_async_context(self._connected().connect())
-            async with conn.begin():
-                tx, result = await conn.run_sync(unit)
-        kill_points.reached("after_commit")
-        self._hooks.committed([tx])
-        return result
+            await self._connected_writer().append(unit)
 
     def _connected(self) -> AsyncEngine:
         if self._engine is None:
-            raise WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, "the database is not connected")
+            raise _not_connected()
         return self._engine
+
+    def _connected_writer(self) -> SQLiteWriter | PostgreSQLWriter:
+        if self._writer is None:
+            raise _not_connected()
+        return self._writer
+
+
+def _not_connected() -> WindFlowError:
+    return WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, "the database is not connected")
 
 
 def _sqlite_engine(url: str, settings: Settings, size: int, *, begin: str, reads_only: bool) -> AsyncEngine:

@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
-from starlette._utils import get_route_path
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from backend.app import metrics, migrations
 from backend.app.api import deployment_page
+from backend.app.api.application import Application
 from backend.app.api.dependencies import Public
 from backend.app.api.errors import install_error_handlers
 from backend.app.api.middleware import RequestMiddleware
@@ -317,26 +316,10 @@ def _router(windflow: WindFlow) -> APIRouter:
     return router
 
 
-class _Application(FastAPI):
-    """FastAPI's application with a short way for sockets: no routing, no middleware, nothing held per connection.
-
-    Sockets come all at once after a restart, and each one keeps every frame of its call stack as long as it lives.
-    """
-
-    windflow: WindFlow
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and get_route_path(scope) in SOCKET_PATHS:
-            scope["app"] = self
-            await self.windflow.serve_socket(WebSocket(scope, receive, send))
-        else:
-            await super().__call__(scope, receive, send)
-
-
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application that `windflow serve` runs."""
     windflow = WindFlow(settings)
-    app = _Application(
+    app = Application(
         title="WindFlow",
         version=VERSION,
         summary="Realtime backend: deployments, notifications and events, live",
@@ -344,7 +327,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.windflow = windflow
+    app.serve_socket, app.socket_paths = windflow.serve_socket, SOCKET_PATHS
     app.include_router(windflow.router)
     app.include_router(deployment_page.router)
     install_reference_page(app, windflow.settings.root_path.rstrip("/"))
