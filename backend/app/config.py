@@ -122,6 +122,8 @@ class Settings(BaseSettings):
     recheck_seconds: Seconds = Field(
         60, description="How often open sockets are compared with the database: what another program changed there."
     )
+    ticket_seconds: Seconds = Field(30, description="Life of a one-time ticket for a socket or an event stream.")
+    max_tickets: Count = Field(20, description="Tickets of one session or API token that wait to be redeemed.")
     password_min_length: Count = Field(10, description="Fewest characters of a new password.")
 
     # HTTP
@@ -175,6 +177,9 @@ class Settings(BaseSettings):
     )
     catch_up_reads: Count = Field(2, description="Reads of the log for sockets at the same time.")
     catch_up_retry_seconds: Seconds = Field(1, description="Pause after a read of the log that failed.")
+    event_stream_retry_seconds: Seconds = Field(
+        2, description="What an event stream tells its client to wait before it comes again (`retry:`)."
+    )
     positions_seconds: Seconds = Field(30, description="How often a quiet socket is told its positions, if they moved.")
     poll_seconds: Seconds = Field(1, description="How often the database is asked for what nobody told this server.")
     socket_send_buffer_bytes: Count = Field(

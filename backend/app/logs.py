@@ -20,8 +20,8 @@ _NAMED = re.compile(
     r"""((?:\b|_)(?:token|ticket|password|refreshToken|secret|api_key|jwt|auth|authorization)=)[^\s&"'\\#]+""",
     re.IGNORECASE,
 )
-_TOKENS = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*|\bwf_[\w-]{16,}")
-"""An access token or API token, wherever it stands."""
+_TOKENS = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*|\bwf[rt]?_[\w-]{16,}")
+"""An access token, API token, refresh token or ticket, wherever it stands."""
 _UPGRADES = re.compile(r"""("WebSocket [^?"\\]*\?)[^"\\]*""")
 """uvicorn's lines about upgrades: their whole query is cut, for a name in it may be spelt in a hidden way."""
 _NOT_EXTRAS = frozenset(RESERVED_ATTRS) | {"color_message", "message"}

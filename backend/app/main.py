@@ -37,6 +37,7 @@ from backend.app.operations.organizations import Organizations
 from backend.app.operations.periodic import Periodic
 from backend.app.operations.retention import Retention
 from backend.app.operations.sessions import Sessions
+from backend.app.operations.tickets import Tickets
 from backend.app.operations.tokens import ApiTokens
 from backend.app.operations.users import Users
 from backend.app.realtime.budget import Budget
@@ -68,6 +69,7 @@ from backend.app.websocket.dispatch_limits import DispatchLimits
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.drain import Drain
 from backend.app.websocket.endpoint import Endpoint
+from backend.app.websocket.event_streams import EventStreams
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.liveness import LivenessRules
 from backend.app.websocket.node_keeper import NodeKeeper
@@ -125,6 +127,8 @@ class WindFlow:
                 await migrations.upgrade(settings)
             services = await self._start(stack)
             app.state.services = services
+            assert self._endpoint is not None
+            app.state.event_streams = EventStreams(self._endpoint, services.drain, services.deployments)
             app.state.first_admin = self.first_admin
             stack.callback(setattr, self, "_endpoint", None)
             yield services
@@ -229,7 +233,10 @@ class WindFlow:
             flusher=flusher,
             budget=budget,
             authentication=Authentication(
-                sessions, timeout_seconds=settings.auth_timeout_seconds, max_json_depth=settings.max_json_depth
+                sessions,
+                services.tickets,
+                timeout_seconds=settings.auth_timeout_seconds,
+                max_json_depth=settings.max_json_depth,
             ),
             commands=Commands(
                 settings, bus, plugin_manager.catalogue, hub, sessions, services.deployments, services.events,
@@ -259,6 +266,7 @@ class WindFlow:
             users=Users(db, settings, catalogue, sessions),
             organizations=Organizations(db, settings),
             tokens=ApiTokens(db, settings, catalogue),
+            tickets=Tickets(db, settings, sessions),
             deployments=deployments_,
             notifications=notifications_,
             events=Events(db, settings, catalogue, bus.hand_on, deployments_, notifications_, hub.push_raw),

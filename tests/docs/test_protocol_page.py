@@ -86,9 +86,6 @@ async def test_what_the_page_calls_not_offered_is_answered_unsupported(docs_serv
     """Not offered yet: answered with `unsupported`, never ignored."""
     assert "## Not offered yet" in read(PAGE)
     token = docs_server.people.tokens["olga"]
-    async with docs_server.process.client(token) as client:
-        events = await client.get("/events")
-        assert (events.status_code, events.json()["code"]) == (501, "unsupported")
     async with open_socket(docs_server.process.socket_url, token, contract={}) as socket:
         refused = (await socket.receive())["data"]
         assert (refused["code"], refused["message"].split(":")[0]) == ("unsupported", "contract")

@@ -100,11 +100,10 @@ async def test_a_retry_with_its_key_is_the_same_event(http: Http, world: World) 
 
 
 async def test_what_may_not_be_published(http: Http) -> None:
-    """400 unknown_type, 403 not_sendable and forbidden, 404 for a user elsewhere; SSE is 501 for now."""
+    """400 unknown_type, 403 not_sendable and forbidden, 404 for a user elsewhere."""
     refused(await http("adm", "POST", "/events", {"type": "NO_SUCH", "data": {}}), 400, "unknown_type")
     for name in ("AUTH_LOGOUT", "SESSION_EXPIRED", "WEBSOCKET_PING", "DEPLOYMENT_CREATED", "NOTIFICATION_READ"):
         refused(await http("adm", "POST", "/events", {"type": name, "data": {}}), 403, "not_sendable")
     refused(await http("ada", "POST", "/events", {"type": "CUSTOM_EVENT", "data": {}}), 403, "forbidden")
     away = {"type": "CUSTOM_EVENT", "data": {}, "userId": "bob"}
     refused(await http("adm", "POST", "/events", away), 404, "not_found")
-    refused(await http("vic", "GET", "/events"), 501, "unsupported")

@@ -11,6 +11,7 @@ from backend.app.logs import configure_logging
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 API_TOKEN = "wf_0123456789abcdefghij"
+TICKET = "wft_" + "t" * 43
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def _restored() -> Iterator[None]:
         "/api/v1/ws?token=s3cret",
         "/api/v1/ws?a=1&Access_Token=s3cret&b=2",
         "/api/v1/ws?ticket=s3cret",
+        f"/api/v1/ws?hidden={TICKET}",
         "/api/v1/ws?jwt=s3cret",
         "/api/v1/ws?AUTH=s3cret",
         f"/api/v1/ws?hidden={JWT}",
@@ -48,7 +50,7 @@ def test_no_line_shows_a_token(capsys: pytest.CaptureFixture[str], log_format: s
     except ValueError:
         logger.exception("asked for %s", address, extra={"url": address, "nested": {"url": [address]}})
     written = capsys.readouterr().err
-    for secret in ("s3cret", JWT, API_TOKEN):
+    for secret in ("s3cret", JWT, API_TOKEN, TICKET):
         assert secret not in written
     assert written.count("[redacted]") >= 4
     assert "/api/v1/ws?" in written

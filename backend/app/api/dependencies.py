@@ -9,13 +9,14 @@ import hmac
 import re
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi.security import OAuth2PasswordBearer
 
 from backend.app.api.services import Services, services_of
-from backend.app.auth.permissions import Caller, IdempotencyRequest, Permission
+from backend.app.auth.permissions import Caller, IdempotencyRequest, Permission, Principal
 from backend.app.schemas.errors import ErrorCode, WindFlowError, field_error
 from backend.app.schemas.event_spec import Sender
+from backend.app.websocket.event_streams import EventStreams
 
 bearer = OAuth2PasswordBearer("/api/v1/auth/login", auto_error=False)
 
@@ -28,7 +29,14 @@ def services(request: Request) -> Services:
     return services_of(request.app)
 
 
+def event_streams(request: Request) -> EventStreams:
+    """Return the event streams of the running application."""
+    streams: EventStreams = request.app.state.event_streams
+    return streams
+
+
 UseServices = Annotated[Services, Depends(services)]
+UseEventStreams = Annotated[EventStreams, Depends(event_streams)]
 
 
 def request_id_of(request: Request) -> str | None:
@@ -60,7 +68,9 @@ class Allowed:
     ) -> Caller:
         if token is None:
             raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "send the header Authorization: Bearer <access token>")
-        principal = await services.sessions.authenticate(token)
+        return await self._caller(await services.sessions.authenticate(token), request, services)
+
+    async def _caller(self, principal: Principal, request: Request, services: Services) -> Caller:
         caller = Caller(
             principal,
             sender=None,
@@ -71,6 +81,31 @@ class Allowed:
         )
         caller.require(self.permission)
         return caller
+
+
+class AllowedByTicket(Allowed):
+    """The same for a stream, which is asked for as a socket is: a one-time ticket in the address does as well."""
+
+    async def __call__(
+        self,
+        request: Request,
+        services: UseServices,
+        token: Annotated[str | None, Depends(bearer)],
+        ticket: Annotated[str | None, Query(description="A one-time ticket, instead of the header.")] = None,
+    ) -> Caller:
+        event_streams(request).check_request(request)
+        if ticket is None or token is not None:
+            return await super().__call__(request, services, token)
+        return await self._caller(await services.tickets.redeem(ticket, _origins(request)), request, services)
+
+
+def _origins(request: Request) -> set[str | None]:
+    """Return where a request may have come from. A browser sends no `Origin` with a GET of the same origin."""
+    origin = request.headers.get("origin")
+    if origin is None and request.headers.get("sec-fetch-site") == "same-origin":
+        host = request.headers.get("host", "")
+        return {f"http://{host}", f"https://{host}"}
+    return {origin}
 
 
 API_SENDER = Sender.API

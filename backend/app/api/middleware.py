@@ -51,7 +51,9 @@ class RequestMiddleware:
             # The route's template, never the path: an id must not become a label.
             route = getattr(scope.get("route"), "path", "other")
             metrics.REQUESTS.labels(route, scope["method"], str(status)).inc()
-            metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
+            if "windflow.is_stream" not in scope:
+                # How long somebody follows events says nothing about the server.
+                metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - started)
 
     def _too_large(self, request_id: str) -> ASGIApp:
         return error_response(

@@ -6,15 +6,29 @@ from backend.app.api.v1 import (
     auth,
     deployment_logs,
     deployments,
+    event_stream,
     events,
     notifications,
     organizations,
     plugins,
     system,
+    tickets,
     users,
 )
 
-_MODULES = (auth, organizations, users, deployments, deployment_logs, notifications, events, plugins, system)
+_MODULES = (
+    auth,
+    organizations,
+    users,
+    deployments,
+    deployment_logs,
+    notifications,
+    event_stream,
+    events,
+    tickets,
+    plugins,
+    system,
+)
 
 
 def rest_router(prefix: str) -> APIRouter:

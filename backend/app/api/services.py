@@ -15,6 +15,7 @@ from backend.app.operations.events import Events
 from backend.app.operations.notifications import Notifications
 from backend.app.operations.organizations import Organizations
 from backend.app.operations.sessions import Sessions
+from backend.app.operations.tickets import Tickets
 from backend.app.operations.tokens import ApiTokens
 from backend.app.operations.users import Users
 from backend.app.realtime import event_log
@@ -36,6 +37,7 @@ class Services:
     users: Users
     organizations: Organizations
     tokens: ApiTokens
+    tickets: Tickets
     deployments: Deployments
     notifications: Notifications
     events: Events

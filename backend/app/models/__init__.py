@@ -8,6 +8,7 @@ from backend.app.models.node import Node, PluginCursor
 from backend.app.models.notification import Notification, NotificationRead
 from backend.app.models.organization import Organization
 from backend.app.models.session import ApiToken, RefreshToken, Session
+from backend.app.models.ticket import Ticket
 from backend.app.models.user import User
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "PluginCursor",
     "RefreshToken",
     "Session",
+    "Ticket",
     "User",
 ]

@@ -1,4 +1,4 @@
-"""Removes from the database what is over: idempotency keys, sessions and tokens, values that nobody follows.
+"""Removes from the database what is over: idempotency keys, tickets, sessions and tokens, values nobody follows.
 
 `main` calls `run` periodically. Invariant: each write removes a bounded number of rows, and
 between two of them everybody else has a turn; several servers on one database do no harm.
@@ -9,10 +9,11 @@ from collections.abc import Callable
 from backend.app import metrics
 from backend.app.config import Settings
 from backend.app.database import Database, Transaction
-from backend.app.models import ApiToken, IdempotencyKey, LatestValue, RefreshToken, Session
+from backend.app.models import ApiToken, IdempotencyKey, LatestValue, RefreshToken, Session, Ticket
 from backend.app.operations.idempotency import purge_expired
 from backend.app.operations.latest_values import purge_latest_values
 from backend.app.operations.session_ends import purge_api_tokens, purge_refresh_tokens, purge_sessions
+from backend.app.operations.tickets import purge_tickets
 
 Purge = Callable[[Transaction], int]
 
@@ -30,6 +31,7 @@ class Housekeeping:
         )
         self._purges: dict[str, Purge] = {
             IdempotencyKey.__tablename__: lambda tx: purge_expired(tx, keys, most),
+            Ticket.__tablename__: lambda tx: purge_tickets(tx, most),
             # Before their sessions, which otherwise would take all of them along in one write.
             RefreshToken.__tablename__: lambda tx: purge_refresh_tokens(tx, kept, life, most),
             Session.__tablename__: lambda tx: purge_sessions(tx, kept, most),

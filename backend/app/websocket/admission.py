@@ -7,7 +7,7 @@ the counts of this node live here.
 from collections import Counter
 from urllib.parse import urlsplit
 
-from starlette.websockets import WebSocket
+from starlette.requests import HTTPConnection
 
 from backend.app import metrics
 from backend.app.config import Settings
@@ -72,13 +72,13 @@ class Admission:
         """How many sockets are served that have authenticated, from then to the end of their clean-up."""
         return self._open - self._unauthenticated
 
-    def check_request(self, websocket: WebSocket) -> None:
-        """Raise why the upgrade must be refused: a foreign origin, or a secret in the address."""
+    def check_request(self, request: HTTPConnection) -> None:
+        """Raise why an upgrade or a stream must be refused: a foreign origin, or a secret in the address."""
         # The parameters are parsed only where there are any: every connect of a restart comes this way.
-        if websocket.scope["query_string"]:
-            self._check_parameters({name.lower() for name in websocket.query_params})
-        origin = websocket.headers.get("origin")
-        if origin is not None and not self._is_allowed(origin, websocket):
+        if request.scope["query_string"]:
+            self._check_parameters({name.lower() for name in request.query_params})
+        origin = request.headers.get("origin")
+        if origin is not None and not self._is_allowed(origin, request):
             metrics.CONNECTIONS_REFUSED.labels("origin").inc()
             raise WindFlowError(ErrorCode.FORBIDDEN, "Origin: not allowed here; see WINDFLOW_ALLOWED_ORIGINS")
 
@@ -86,17 +86,16 @@ class Admission:
         if _SECRET_PARAMETERS & names:
             metrics.CONNECTIONS_REFUSED.labels("token in address").inc()
             raise WindFlowError(
-                ErrorCode.INVALID_MESSAGE, "a token in the address is refused: send it in the first message"
+                ErrorCode.INVALID_MESSAGE,
+                "a token in the address is refused: send it in the first message or the header Authorization",
             )
-        if "ticket" in names:
-            raise WindFlowError(ErrorCode.UNSUPPORTED, "ticket: one-time tickets are not offered yet")
 
-    def _is_allowed(self, origin: str, websocket: WebSocket) -> bool:
+    def _is_allowed(self, origin: str, request: HTTPConnection) -> bool:
         if origin in self._settings.allowed_origins:
             return True
         try:
             given = urlsplit(origin)
-            own = urlsplit(f"//{websocket.headers.get('host', '')}")
+            own = urlsplit(f"//{request.headers.get('host', '')}")
             default = _DEFAULT_PORTS.get(given.scheme)
             return (
                 given.scheme in ("http", "https")

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from json import JSONDecodeError
 
 from pydantic import ValidationError
+from starlette.requests import HTTPConnection
 
 from backend.app.auth.permissions import Principal
 from backend.app.operations.principals import UserInactive
 from backend.app.operations.sessions import Sessions
+from backend.app.operations.tickets import Tickets
 from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.json_codec import parse_json
 from backend.app.schemas.messages import AuthData, AuthFailure, ClientMessage, CloseCode
@@ -42,23 +44,28 @@ class Authenticated:
 class Authentication:
     """One for all connections."""
 
-    def __init__(self, sessions: Sessions, *, timeout_seconds: float, max_json_depth: int) -> None:
+    def __init__(self, sessions: Sessions, tickets: Tickets, *, timeout_seconds: float, max_json_depth: int) -> None:
         self._sessions = sessions
+        self._tickets = tickets
         self._timeout_seconds = timeout_seconds
         self._max_json_depth = max_json_depth
 
-    async def authenticate(self, authorization: str, receive: Callable[[], Awaitable[str]]) -> Authenticated:
-        """Return who this is, by the `Authorization` header or else the first message; raise `Closed`."""
-        scheme, _, header = authorization.partition(" ")
+    async def authenticate(self, request: HTTPConnection, receive: Callable[[], Awaitable[str]]) -> Authenticated:
+        """Return who this is, by the `Authorization` header, a ticket, or else the first message; raise `Closed`."""
+        scheme, _, header = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return Authenticated(await self._principal(header))
+            return Authenticated(await self._principal(self._sessions.authenticate(header)))
+        if request.scope["query_string"] and (ticket := request.query_params.get("ticket")) is not None:
+            # Browsers send the origin with every upgrade.
+            redeemed = self._tickets.redeem(ticket, {request.headers.get("origin")})
+            return Authenticated(await self._principal(redeemed))
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 text = await receive()
         except TimeoutError:
             raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.TIMEOUT) from None
         message, first = self._first(text)
-        return Authenticated(await self._principal(first.token), first, message.id)
+        return Authenticated(await self._principal(self._sessions.authenticate(first.token or "")), first, message.id)
 
     def _first(self, text: str) -> tuple[ClientMessage, AuthData]:
         try:
@@ -70,12 +77,10 @@ class Authentication:
             raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.REQUIRED)
         return message, data
 
-    async def _principal(self, token: str | None) -> Principal:
-        if not token:
-            raise Closed(CloseCode.AUTHENTICATION_FAILED, AuthFailure.INVALID_TOKEN)
+    async def _principal(self, found: Awaitable[Principal]) -> Principal:
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await self._sessions.authenticate(token)
+                return await found
         except TimeoutError:
             # The server is slow, not the client wrong: it may come back, which 1008 would forbid.
             raise Closed(CloseCode.RATE_LIMITED, "the database does not answer") from None

@@ -107,8 +107,7 @@ class _Session:
 
     async def run(self) -> None:
         """Authenticate, then serve commands until one side ends; raise `Closed` only before there is a connection."""
-        authorization = self._websocket.headers.get("authorization", "")
-        who = await self._endpoint.authentication.authenticate(authorization, self._receive)
+        who = await self._endpoint.authentication.authenticate(self._websocket, self._receive)
         self._place.authenticated(who.principal.user_id)
         connection = self._connection(who.principal)
         context = self._endpoint.contexts.open(connection, self._websocket)

@@ -7,7 +7,9 @@ when it asks for an upgrade that the WebSocket protocol cannot read.
 
 import asyncio
 import json
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -22,6 +24,10 @@ _LINGER_SECONDS = 1.0
 """How long a refused connection is kept for its client to read why: closing at once could take the answer back."""
 _WAITED_SECONDS = 1.0
 """Who has sent no head for so long gives way when there is no room: who wants something says it at once."""
+
+
+ABORT = "windflow.abort"
+"""In the `extensions` of a request's scope: ends the client's connection, for answers that have no end of their own."""
 
 
 class _Phase(Enum):
@@ -71,6 +77,7 @@ class HttpProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.app = partial(_with_abort, self.app, self._abort)
         self.conn = self._parser = _Parser(self.settings)
         self._phase: _Phase | None = None
         self._phase_since = 0.0
@@ -198,6 +205,9 @@ class HttpProtocol(H11Protocol):
 
     # ---- the end ---------------------------------------------------------------------------------------------
 
+    def _abort(self) -> None:
+        self.transport.abort()
+
     def _cut(self, reason: str) -> None:
         metrics.HTTP_CUT.labels(reason).inc()
         self.transport.abort()
@@ -217,6 +227,12 @@ class HttpProtocol(H11Protocol):
         self.transport.write(_answer(status, message))
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+
+async def _with_abort(app: Any, abort: Callable[[], None], scope: Any, receive: Any, send: Any) -> None:
+    """Serve a request whose application can end the connection."""
+    scope.setdefault("extensions", {})[ABORT] = abort
+    await app(scope, receive, send)
 
 
 def http_protocol(settings: Settings) -> type[HttpProtocol]:

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select
 from backend.app import metrics
 from backend.app.config import Settings
 from backend.app.database import Database, Transaction
-from backend.app.models import ApiToken, IdempotencyKey, RefreshToken, Session
+from backend.app.models import ApiToken, IdempotencyKey, RefreshToken, Session, Ticket
 from backend.app.models.columns import now
 from backend.app.operations.housekeeping import Housekeeping
 from backend.app.realtime.event import Event
@@ -113,6 +113,25 @@ async def test_api_tokens_that_are_over_go_and_usable_ones_stay(http: Http) -> N
     assert [row.name for row in left] == ["fresh", "usable"]
 
 
+async def test_tickets_that_are_over_go(http: Http) -> None:
+    """Housekeeping removes old tickets; one that can still be redeemed stays."""
+    ok(await http.login("ada"))
+    ((session_id,),) = await http.world.rows(select(Session.id))
+    rows = [
+        {
+            "hash": f"h{seconds}",
+            "user_id": "ada",
+            "session_id": session_id,
+            "created_at": now(),
+            "expires_at": ago(seconds),
+        }
+        for seconds in (1, 100, -100)
+    ]
+    await http.world.db.write(lambda tx: tx.conn.execute(insert(Ticket), rows))
+    assert (await housekeeping(http).run())["tickets"] == 2
+    assert [row.hash for row in await http.world.rows(select(Ticket.hash))] == ["h-100"]
+
+
 async def test_each_write_removes_a_bounded_number_of_rows(http: Http) -> None:
     """Bounded batches, so that the writer is never held long: also one session with very many tokens."""
     keys, tokens = amount(35, 5_000), amount(45, 5_000)
@@ -150,6 +169,7 @@ async def test_each_write_removes_a_bounded_number_of_rows(http: Http) -> None:
     removed = await housekeeping(http).run()
     assert removed == {
         "idempotency_keys": keys,
+        "tickets": 0,
         "refresh_tokens": tokens + 1,
         "sessions": 1,
         "api_tokens": 0,

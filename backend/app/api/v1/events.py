@@ -13,12 +13,10 @@ from backend.app.api.dependencies import API_SENDER, Allowed, UseServices
 from backend.app.api.schema import Answer, Body, ErrorAnswer
 from backend.app.api.strict_route import StrictRoute
 from backend.app.auth.permissions import Caller, Permission
-from backend.app.schemas.errors import ErrorCode, WindFlowError
 from backend.app.schemas.websocket_events import Identifier
 
 router = APIRouter(prefix="/events", tags=["events"], route_class=StrictRoute)
 
-Viewer = Annotated[Caller, Depends(Allowed(Permission.EVENTS_SUBSCRIBE))]
 Admin = Annotated[Caller, Depends(Allowed(Permission.EVENTS_PUBLISH))]
 
 
@@ -54,9 +52,3 @@ async def publish_event(body: PublishEvent, caller: Admin, services: UseServices
     sender = replace(caller, sender=API_SENDER)
     published = await services.events.publish(sender, body.type, body.data, user_id=body.user_id)
     return published.wire()
-
-
-@router.get("", responses={501: {"model": ErrorAnswer, "description": "unsupported"}})
-async def stream_events(caller: Viewer) -> None:
-    """The events as server-sent events: not offered yet."""
-    raise WindFlowError(ErrorCode.UNSUPPORTED, "events are not offered as server-sent events yet; use the WebSocket")
