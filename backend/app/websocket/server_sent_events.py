@@ -23,6 +23,11 @@ from backend.app.schemas.websocket_events import WebSocketEventType
 HEADER = "Last-Event-ID"
 HEARTBEAT = b": heartbeat\n\n"
 
+_LOST = "position_lost"
+_TELL_POSITIONS = frozenset(
+    {WebSocketEventType.AUTH_LOGIN_SUCCESS.value, "positions", "catching_up", "caught_up", _LOST}
+)
+"""The messages whose positions are the client's own."""
 _JSON_DEPTH = 4
 _LARGEST_LINE = 2**63 - 1
 
@@ -79,37 +84,47 @@ class EventStreamFormat:
         self._id: bytes | None = None
 
     def event(self, text: str) -> bytes:
-        """Return a message, which is JSON without line ends, as one event."""
+        """Return a message, which is JSON without line ends, as one event. Raises nothing: plugins send any object."""
         message = orjson.loads(text)
-        kind, data = message["type"], message["data"]
-        self._note(kind, data, message)
+        kind, data = message.get("type"), message.get("data")
+        if not isinstance(kind, str):
+            kind = "message"  # what a browser calls an event without a name
+        if isinstance(data, dict):
+            self._note(kind, data, message)
         lines = [b"id: " + self._last_id(), b"event: " + _one_line(kind)]
-        if kind == WebSocketEventType.WEBSOCKET_ERROR and data.get("code") == ErrorCode.SERVER_RESTARTING:
-            lines.append(b"retry: %d" % data["details"]["retryAfterMs"])
+        if (retry := _retry_of(kind, data)) is not None:
+            lines.append(b"retry: %d" % retry)
         lines.append(b"data: " + text.encode())
         return b"\n".join(lines) + b"\n\n"
 
-    def _note(self, kind: str, data: Any, message: Mapping[str, Any]) -> None:
-        stream = message.get("stream")
-        if stream in self._place:
-            self._advance(stream, {**self._place[stream], "offset": message["offset"]})
-        elif kind == LOGS_UPDATE:
-            if data.get("deploymentId") == self._followed and data.get("firstLine"):
-                self._advance(log_source(str(self._followed)), {"line": data["firstLine"] + len(data["logs"])})
-        elif isinstance(data, dict) and "id" not in message and isinstance(data.get("positions"), dict):
-            if kind == "position_lost":
-                # What is lost begins anew, wherever that is.
-                self._place.pop(str(data.get("stream")), None)
-            for source, position in data["positions"].items():
-                self._advance(source, position)
+    def _note(self, kind: str, data: Mapping[str, Any], message: Mapping[str, Any]) -> None:
+        match message, data:
+            case {"id": str(), "stream": str(stream), "offset": int(offset)}, _:
+                if stream in self._place:
+                    self._advance(stream, {**self._place[stream], "offset": offset})
+            case _, {"deploymentId": str(deployment_id), "firstLine": int(first), "logs": list(logs)}:
+                if kind == LOGS_UPDATE and deployment_id == self._followed:
+                    self._advance(log_source(deployment_id), {"line": first + len(logs)})
+            case _, {"positions": dict(positions)} if kind in _TELL_POSITIONS:
+                if kind == _LOST:
+                    # What is lost begins anew, wherever that is.
+                    self._place.pop(str(data.get("stream")), None)
+                    self._id = None
+                for source, position in positions.items():
+                    self._advance(source, position)
 
-    def _advance(self, source: str, position: dict[str, Any]) -> None:
-        known = self._place.get(source)
-        if known is not None and known.get("epoch") == position.get("epoch"):
-            key = "line" if "line" in position else "offset"
-            if position[key] <= known[key]:
-                return  # It was true when the message was made; events before it said more.
-        self._place[source] = position
+    def _advance(self, source: str, position: object) -> None:
+        known = self._place.get(source, {})
+        match position:
+            case {"epoch": str(epoch), "offset": int(offset)}:
+                # Within an epoch it was true when the message was made; events before it may have said more.
+                if known.get("epoch") == epoch and offset <= known["offset"]:
+                    return
+                self._place[source] = {"epoch": epoch, "offset": offset}
+            case {"line": int(line)} if line > known.get("line", 0):
+                self._place[source] = {"line": line}
+            case _:
+                return
         self._id = None
 
     def _last_id(self) -> bytes:
@@ -118,6 +133,14 @@ class EventStreamFormat:
         return self._id
 
 
+def _retry_of(kind: str, data: object) -> int | None:
+    """Return when a stopping server wants its clients back, in milliseconds."""
+    match data:
+        case {"code": ErrorCode.SERVER_RESTARTING.value, "details": {"retryAfterMs": int(milliseconds)}}:
+            return milliseconds if kind == WebSocketEventType.WEBSOCKET_ERROR else None
+    return None
+
+
 def _one_line(kind: str) -> bytes:
     """Return a type as a field of one line: a plugin's message may be called anything."""
-    return " ".join(str(kind).split()).encode()
+    return " ".join(kind.split()).encode()
