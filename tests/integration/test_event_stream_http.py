@@ -64,6 +64,10 @@ def of(items: list[Item], kind: str) -> list[Item]:
     return [item for item in items if item.event == kind]
 
 
+def of_deployment(deployment_id: str) -> Callable[[Item], bool]:
+    return lambda item: item.payload.get("deploymentId") == deployment_id
+
+
 def line_numbers(items: list[Item]) -> list[int]:
     """The numbers of all lines that came."""
     found: list[int] = []
@@ -146,7 +150,7 @@ async def test_a_cut_stream_goes_on_where_it_was(server: ServerProcess, people: 
         made += [await create(server, people.tokens["olga"]) for _ in range(5)]
         async with follow(server.url, people.tokens["vic"], last_id=last_id, types="DEPLOYMENT_CREATED") as client:
             made.append(await create(server, people.tokens["olga"]))
-            await client.until(lambda item, last=made[-1]: item.payload.get("deploymentId") == last)
+            await client.until(of_deployment(made[-1]))
             got, last_id = got + of(client.seen, "DEPLOYMENT_CREATED"), client.last_id
     assert [item.payload["deploymentId"] for item in got] == made
 

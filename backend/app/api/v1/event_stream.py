@@ -40,6 +40,7 @@ class EventStreamResponse(Response):
 
 @router.get(
     "",
+    status_code=200,
     response_class=EventStreamResponse,
     responses={
         200: {"description": "Events, until one side ends", "content": {"text/event-stream": {}}},
