@@ -34,7 +34,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 QUICK = {"WINDFLOW_RUNNER_HEARTBEAT_SECONDS": "1"}
 
 
-async def test_a_killed_runner_is_lost_and_its_lines_come_later(place: Place, tmp_path: Path) -> None:
+async def test_f58_a_killed_runner_is_lost_and_its_lines_come_later(place: Place, tmp_path: Path) -> None:
     """Runner killed → `runner lost`; every line that it had printed arrives with the next flush, in order, once."""
     admin = await place.admin(tmp_path / "admin", QUICK)
     await place.start()
@@ -60,7 +60,7 @@ async def test_a_killed_runner_is_lost_and_its_lines_come_later(place: Place, tm
     assert await kept(admin) == []
 
 
-async def test_a_runner_that_comes_back_takes_up_what_was_lost(place: Place, tmp_path: Path) -> None:
+async def test_f58_a_runner_that_comes_back_takes_up_what_was_lost(place: Place, tmp_path: Path) -> None:
     """`runner lost` while the runner was held up: the same runner takes it up again, and nothing is lost."""
     admin = await place.admin(tmp_path / "admin", QUICK)
     await place.start()
@@ -84,7 +84,7 @@ async def test_a_runner_that_comes_back_takes_up_what_was_lost(place: Place, tmp
     assert (found["status"], found["reason"], found["exitCode"]) == ("failed", "exit status 3", 3)
 
 
-async def test_a_full_spool_becomes_a_counted_marker(place: Place, tmp_path: Path) -> None:
+async def test_f58_a_full_spool_becomes_a_counted_marker(place: Place, tmp_path: Path) -> None:
     """Spool full → the oldest unsent lines become one counted marker; the disk holds no more than was set."""
     count = amount(40_000, 400_000)
     most = 1_048_576
@@ -109,7 +109,7 @@ async def test_a_full_spool_becomes_a_counted_marker(place: Place, tmp_path: Pat
     assert (await shown(admin, item["deploymentId"]))["status"] == "success"
 
 
-async def test_a_spool_file_cut_in_the_middle_keeps_its_whole_records(place: Place, tmp_path: Path) -> None:
+async def test_f58_a_spool_file_cut_in_the_middle_keeps_its_whole_records(place: Place, tmp_path: Path) -> None:
     """Spool file cut in the middle → the whole records survive, and are delivered; the end is told as unknown."""
     admin = await place.admin(tmp_path / "admin", QUICK)
     assert (await admin.run("deploy", "--deliver-for", "0", *waiting_command(("line", None)))).status == 0
@@ -127,7 +127,7 @@ async def test_a_spool_file_cut_in_the_middle_keeps_its_whole_records(place: Pla
     assert (found["status"], found["reason"]) == ("failed", "runner lost")
 
 
-async def test_a_flush_that_is_killed_is_taken_up_by_the_next(place: Place, tmp_path: Path) -> None:
+async def test_f58_a_flush_that_is_killed_is_taken_up_by_the_next(place: Place, tmp_path: Path) -> None:
     """Delivering twice makes nothing twice, wherever the first try ended."""
     admin = await place.admin(tmp_path / "admin", QUICK)
     count = amount(20_000, 200_000)
@@ -145,7 +145,7 @@ async def test_a_flush_that_is_killed_is_taken_up_by_the_next(place: Place, tmp_
     assert await kept(admin) == []
 
 
-async def test_what_waits_for_a_server_waits_on_disk(place: Place, tmp_path: Path) -> None:
+async def test_f58_what_waits_for_a_server_waits_on_disk(place: Place, tmp_path: Path) -> None:
     """What the runner holds in memory stays bounded: twice the output costs it no more memory."""
     admin = await place.admin(tmp_path / "admin", QUICK)
     peaks = []

@@ -172,7 +172,7 @@ async def test_what_is_addressed_to_a_user_is_replayed_without_subscription(
         ({"epoch": "another"}, "epoch"),
     ],
 )
-async def test_a_position_that_cannot_be_continued_from_is_lost(
+async def test_f55_a_position_that_cannot_be_continued_from_is_lost(
     server: ServerProcess, people: People, change: dict[str, Any], reason: str
 ) -> None:
     """F55: `position_lost` with the reason; it goes on from the head."""
@@ -189,7 +189,7 @@ async def test_a_position_that_cannot_be_continued_from_is_lost(
         assert welcome(socket)["positions"][stream] == head
 
 
-async def test_a_position_of_another_organization_is_lost_and_shows_nothing(
+async def test_f31_a_position_of_another_organization_is_lost_and_shows_nothing(
     server: ServerProcess, people: People
 ) -> None:
     """F31: `position_lost`, nothing foreign."""
