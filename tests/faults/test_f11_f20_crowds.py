@@ -58,8 +58,10 @@ def closing(kept: list[RawSocket]) -> Iterator[None]:
 
 
 def everybody(count: int) -> dict[str, str]:
-    """Settings that let so many sockets try at once."""
+    """Settings that let so many sockets try at once; on a loaded machine the crowd itself is slow to speak."""
     return {
+        "AUTH_TIMEOUT_SECONDS": "60",
+        "HTTP_HEADER_TIMEOUT_SECONDS": "60",
         "MAX_CONNECTIONS_PER_USER": str(2 * count),
         "MAX_UNAUTHENTICATED": str(2 * count),
         "MAX_UNAUTHENTICATED_PER_ADDRESS": str(2 * count),
@@ -82,6 +84,8 @@ async def test_f11_the_cap_of_connections_holds(tmp_path: Path) -> None:
         await running.stop()
         assert running.slowest_health_seconds <= HEALTH_SECONDS
     measured(f"F11: slowest health answer, {count} connects at once", f"{running.slowest_health_seconds:.3f} s", "1 s")
+    slowest = f"{running.report['slowest']:.3f} s"
+    measured(f"F11: slowest message of another connection, {count} connects at once", slowest, "1 s")
 
 
 async def test_f11_the_cap_of_one_user_holds(capped: World) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from backend.app.cli.acceptor import Acceptor
 from backend.app.cli.stop_signals import StopSignals
 from backend.app.config import Settings
 from backend.app.websocket.drain import Drain
@@ -57,13 +58,27 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = self._signals.is_stopping
         if self.should_exit:
             return
-        await super().startup(sockets)
+        # Started without a socket: what is accepted, and how much of it at once, is ours.
+        await super().startup([])
+        self.servers += [self._acceptor(one) for one in sockets or ()]  # type: ignore[misc]
         if self.started and not self._signals.is_stopping:
             self._on_ready()
 
     def end(self) -> None:
         """Have the server end by itself, as where the application will never start."""
         self.should_exit = True
+
+    def _acceptor(self, listener: socket.socket) -> Acceptor:
+        def make_protocol() -> asyncio.Protocol:
+            protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return protocol
+
+        def room() -> int:
+            return self._settings.max_tcp_connections - len(self.server_state.connections)
+
+        return Acceptor(listener, make_protocol, per_turn=self._settings.accepts_per_turn, room=room)
 
     async def on_tick(self, counter: int) -> bool:
         """Say, ten times a second, whether to end."""

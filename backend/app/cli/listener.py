@@ -3,7 +3,7 @@
 import errno
 import socket
 
-BACKLOG = 2048
+BACKLOG = 4096
 
 
 def bind(host: str, port: int, *, further_ports: int = 0) -> socket.socket:

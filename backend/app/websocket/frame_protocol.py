@@ -29,6 +29,7 @@ from backend.app.config import Settings
 from backend.app.realtime.connection import Connection
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.inbox import Gate, Inbox
+from backend.app.websocket.turns import Turns
 
 EXTENSION = "windflow.frames"
 """Where the endpoint finds the outlet in the ASGI scope."""
@@ -115,6 +116,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     """One socket. Also the `Outlet` of its connection."""
 
     limits: ClassVar[SocketLimits]
+    first_messages: ClassVar[Turns]
+    """The first message is what costs: who is this, may they, and everything that a connection needs."""
 
     def __init__(
         self,
@@ -134,6 +137,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         self.on_resume: Callable[[], None] | None = None
         self.written_bytes = 0
         """All bytes of prepared frames that were given to the transport."""
+        self._has_spoken = False
+        """Set with the client's first message."""
         self._is_abort_due = False
         """Set once the end is certain: uvicorn's own timer only closes, which waits for a client that reads nothing."""
         self.received_at = time.monotonic()
@@ -251,13 +256,18 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             return
         if self.curr_msg_data_type == "text":
             try:
-                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+                message: dict[str, Any] = {"type": "websocket.receive", "text": data.decode()}
             except UnicodeDecodeError:
                 self.conn.fail(Rfc6455.INVALID_DATA, "text must be UTF-8")
                 self.handle_parser_exception()
                 return
         else:
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+            message = {"type": "websocket.receive", "bytes": data}
+        if not self._has_spoken:
+            self._has_spoken = True
+            self.queue.hold()
+            self.first_messages.run(self.queue.release)
+        self.queue.put_nowait(message)
         if not self.read_paused and len(self.queue) > _READ_AHEAD:
             self.read_paused = True
             self.transport.pause_reading()
@@ -291,4 +301,5 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
 def frame_protocol(settings: Settings) -> type[FrameProtocol]:
     """Return the class for uvicorn's `ws=`, with the limits of these settings."""
-    return type("FrameProtocol", (FrameProtocol,), {"limits": SocketLimits.of(settings)})
+    of_this_server = {"limits": SocketLimits.of(settings), "first_messages": Turns(settings.handshakes_per_turn)}
+    return type("FrameProtocol", (FrameProtocol,), of_this_server)

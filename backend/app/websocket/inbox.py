@@ -14,27 +14,41 @@ T = TypeVar("T")
 class Inbox(Generic[T]):
     """The part of `asyncio.Queue` that uvicorn's protocol uses, for one reader."""
 
-    __slots__ = ("_items", "_reader")
+    __slots__ = ("_is_held", "_items", "_reader")
 
     def __init__(self) -> None:
         self._items: list[T] = []
+        self._is_held = False
         self._reader: asyncio.Future[None] | None = None
 
     def put_nowait(self, item: T) -> None:
         """Add an item and wake the reader."""
         self._items.append(item)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._wake()
+
+    def hold(self) -> None:
+        """Give the reader nothing until `release`."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Give the reader what came meanwhile."""
+        self._is_held = False
+        if self._items:
+            self._wake()
 
     async def get(self) -> T:
         """Wait for the next item and take it. A cancelled reader takes nothing."""
-        while not self._items:
+        while self._is_held or not self._items:
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
             finally:
                 self._reader = None
         return self._items.pop(0)
+
+    def _wake(self) -> None:
+        if not self._is_held and self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def __len__(self) -> int:
         return len(self._items)

@@ -53,3 +53,18 @@ async def test_a_gate_lets_everyone_through_who_waited() -> None:
     assert not late.done()
     gate.set()
     await late
+
+
+async def test_a_held_inbox_gives_nothing_until_it_is_released() -> None:
+    """What comes meanwhile waits, in order, whether or not somebody was reading already."""
+    inbox: Inbox[int] = Inbox()
+    reading = asyncio.create_task(inbox.get())
+    await asyncio.sleep(0)
+    inbox.hold()
+    inbox.put_nowait(1)
+    inbox.put_nowait(2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not reading.done()
+    inbox.release()
+    assert [await reading, await inbox.get()] == [1, 2]
