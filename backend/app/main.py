@@ -143,7 +143,7 @@ class WindFlow:
         hub, admission = Hub(flusher, join_bytes, heads), Admission(settings)
         self._drain = drain = Drain(settings, hub, lambda: admission.authenticated)
         catalogue = plugin_manager.catalogue
-        bus = Bus(db, catalogue, settings.gap_seconds, heads)
+        bus = Bus(db, catalogue, settings.gap_seconds, settings.late_lines_seconds, heads)
         hooks, log = NodeHooks(Node(), partial(write_hooks, hand_on=bus.hand_on)), CursorLog(db, catalogue)
         await db.connect(settings, hooks.hooks)
         stack.push_async_callback(db.disconnect)
@@ -165,12 +165,16 @@ class WindFlow:
         await self._start_plugins(stack, contexts, dispatcher)
         await keeper.round()
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
+        poll = HeadPoll(
+            db, catalogue, bus, hub,
+            poll_seconds=settings.poll_seconds, late_lines_seconds=settings.late_lines_seconds,
+        )  # fmt: skip
         tidy = Housekeeping(db, settings).run
         for work in (
             Periodic("housekeeping", tidy, settings.housekeeping_seconds),
             Periodic("retention", Retention(db, settings).run, settings.retention_seconds),
             Periodic("access check", access.check_all, settings.recheck_seconds),
-            Periodic("head poll", HeadPoll(db, catalogue, bus, hub, settings.poll_seconds).look, settings.poll_seconds),
+            Periodic("head poll", poll.look, settings.poll_seconds),
         ):
             stack.push_async_callback(_owned(work.run()))
         await self._start_catching_up(stack, bus, hub, catalogue)

@@ -79,11 +79,17 @@ class Bus:
     """Hands committed events to the listeners: the hub, the plugins."""
 
     def __init__(
-        self, database: Database, catalogue: Mapping[str, EventSpec], gap_seconds: float, heads: Heads
+        self,
+        database: Database,
+        catalogue: Mapping[str, EventSpec],
+        gap_seconds: float,
+        late_lines_seconds: float,
+        heads: Heads,
     ) -> None:
         self._database = database
         self._catalogue = catalogue
         self._gap_seconds = gap_seconds
+        self._late_lines_seconds = late_lines_seconds
         self._heads = heads
         """How far the hub is: it advances them; here they are learned."""
         self._order = StreamOrder()
@@ -103,7 +109,7 @@ class Bus:
         """Learn where the streams, and the logs that still grow, stand. To be called before the first event."""
         async with self._database.session() as session:
             self._learn(await event_log.heads(session))
-            for deployment_id, _, last in await event_log.open_logs(session):
+            for deployment_id, _, last in await event_log.open_logs(session, self._late_lines_seconds):
                 self._heads.learn_lines(deployment_id, last)
 
     async def learn(self, streams: Iterable[str]) -> None:

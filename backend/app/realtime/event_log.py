@@ -6,7 +6,7 @@ a late commit.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,13 +21,14 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    or_,
     select,
     type_coerce,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backend.app.models import Deployment
-from backend.app.models.columns import new_id
+from backend.app.models.columns import new_id, now
 from backend.app.models.event_record import EventRecord, EventStream, LatestValue
 from backend.app.realtime.event import Event, organization_of
 from backend.app.realtime.event_append import RAISE_HEAD
@@ -110,10 +111,12 @@ async def standing(session: AsyncSession, streams: Sequence[str]) -> dict[str, S
     return {stream: Standing(epoch, floor, head) for stream, epoch, floor, head in found}
 
 
-async def open_logs(session: AsyncSession) -> list[tuple[str, str, int]]:
-    """Return id, organization and number of the last line of each deployment that has not ended."""
+async def open_logs(session: AsyncSession, late_seconds: float) -> list[tuple[str, str, int]]:
+    """Return id, organization and last line of each deployment whose log may grow: it runs, or ended not long ago."""
+    ended_after = now() - timedelta(seconds=late_seconds)
     columns = (Deployment.id, Deployment.organization_id, Deployment.last_line)
-    found = await session.execute(select(*columns).where(Deployment.finished_at.is_(None)))
+    may_grow = or_(Deployment.finished_at.is_(None), Deployment.finished_at > ended_after)
+    found = await session.execute(select(*columns).where(may_grow))
     return [(deployment_id, organization_id, last) for deployment_id, organization_id, last in found]
 
 

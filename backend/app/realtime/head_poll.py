@@ -25,13 +25,21 @@ class HeadPoll:
     """Compares the heads of a node with the database."""
 
     def __init__(
-        self, database: Database, catalogue: Mapping[str, EventSpec], bus: Bus, hub: Hub, poll_seconds: float
+        self,
+        database: Database,
+        catalogue: Mapping[str, EventSpec],
+        bus: Bus,
+        hub: Hub,
+        *,
+        poll_seconds: float,
+        late_lines_seconds: float,
     ) -> None:
         self._database = database
         self._catalogue = catalogue
         self._bus = bus
         self._hub = hub
         self._poll_seconds = poll_seconds
+        self._late_lines_seconds = late_lines_seconds
         self._seen: dict[str, int] = {}
         """What the last look saw ahead. A commit of this node is handed on right after it: what is still ahead at the
         next look came from somebody else."""
@@ -41,7 +49,7 @@ class HeadPoll:
         since = now() - timedelta(seconds=self._poll_seconds * 3)
         async with self._database.session() as session:
             streams = await event_log.heads(session)
-            logs = await event_log.open_logs(session)
+            logs = await event_log.open_logs(session, self._late_lines_seconds)
             values = await event_log.latest_since(session, since, _VALUES_AT_ONCE, self._catalogue)
         seen, self._seen = self._seen, {}
         behind = sum([self._compare_stream(stream, position, seen) for stream, position in streams.items()])
@@ -68,7 +76,10 @@ class HeadPoll:
         source = log_source(deployment_id)
         known = self._hub.heads.head(source)
         if known is None:
-            self._hub.heads.learn_lines(deployment_id, last)
+            if seen.get(source) == last:
+                self._hub.heads.learn_lines(deployment_id, last)
+            else:
+                self._seen[source] = last  # Its last lines may be about to be handed on.
             return False
         if not self._is_still_ahead(source, known, last, seen):
             return False

@@ -110,7 +110,11 @@ class Heads:
         """Return the version of a latest value that was handed on; 0 if none is known."""
         return self._versions.get(source, 0)
 
-    def forget(self, deployment_id: str) -> None:
+    def begin_lines(self, deployment_id: str) -> None:
+        """A deployment was made: its log is empty, whatever another one with this id had."""
+        _remember(self._logs, deployment_id, 0)
+
+    def forget_lines(self, deployment_id: str) -> None:
         """Forget the log of a deployment that is gone."""
         self._logs.pop(deployment_id, None)
 

@@ -19,7 +19,7 @@ from backend.app.realtime.event import Event, stream_of
 from backend.app.realtime.flusher import Flusher
 from backend.app.realtime.frames import text_frame
 from backend.app.realtime.heads import Heads, Step
-from backend.app.realtime.marks import LOGS_UPDATE, Mark, log_source
+from backend.app.realtime.marks import CREATED, DELETED, LOGS_UPDATE, Mark, log_source
 from backend.app.realtime.topics import Topic
 from backend.app.schemas.event_spec import Audience, Delivery
 
@@ -136,6 +136,10 @@ class Hub:
             step = self._take_lines(event)
         else:
             step = self.heads.take(event)
+            if event.spec.name == CREATED and event.subject is not None:
+                self.heads.begin_lines(event.subject)
+            elif event.spec.name == DELETED and event.subject is not None:
+                self.heads.forget_lines(event.subject)
         if step is Step.NEXT and event.spec.is_pushed:
             self._collected.append(event)
             self._flusher.schedule()

@@ -10,6 +10,8 @@ from backend.app.schemas.event_spec import Delivery
 LOG_PREFIX = "log:"
 LOGS_UPDATE = "DEPLOYMENT_LOGS_UPDATE"
 """The event type of class *log*."""
+CREATED, DELETED = "DEPLOYMENT_CREATED", "DEPLOYMENT_DELETED"
+"""With these a log begins and ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from backend.app.realtime.budget import Budget
@@ -146,9 +146,15 @@ class LogWorld:
 
     # ---- publishing --------------------------------------------------------------------------------------
 
-    def publish(self, kind: str = OPEN, subject: str = "s", user_id: str | None = None) -> Event:
+    def publish(
+        self,
+        kind: str = OPEN,
+        subject: str = "s",
+        user_id: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+    ) -> Event:
         """Commit an event; it is handed on by `hand_on`."""
-        event = new_event(CATALOGUE[kind], ORGANIZATION, {"subject": subject}, user_id=user_id)
+        event = new_event(CATALOGUE[kind], ORGANIZATION, payload or {"subject": subject}, user_id=user_id)
         event.offset, event.epoch = self.log.head + 1, self.log.epoch
         self.log.events.append(event)
         self._hints.append(event)

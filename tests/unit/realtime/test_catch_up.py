@@ -279,12 +279,26 @@ async def test_lines_that_are_not_there_yet_are_told(world: LogWorld) -> None:
 async def test_a_log_of_which_nothing_was_told_here_turns_live(world: LogWorld) -> None:
     """A node that just started knows nothing of a log that has ended: what the page shows is all there is."""
     world.log.lines = 4
-    world.hub.heads.forget("d")
+    world.hub.heads.forget_lines("d")
     client = world.connect([Topic(ORGANIZATION, LOGS_UPDATE, "d")], from_line=1)
     for _ in range(60):
         await world.run(5)
     assert client.lines() == [1, 2, 3, 4]
     assert not client.connection.is_behind
+
+
+async def test_the_log_of_a_deployment_with_an_old_id_begins_anew(world: LogWorld) -> None:
+    """An id may be used again once its deployment was deleted: line 1 of the new one is no repetition."""
+    client = world.connect([Topic(ORGANIZATION, LOGS_UPDATE)])
+    world.append_lines(5)
+    world.hand_on()
+    await world.run()
+    world.publish(kind="DEPLOYMENT_CREATED", payload={"deploymentId": "d", "deploymentName": "again"})
+    world.log.lines = 0
+    world.append_lines(2)
+    world.hand_on()
+    await world.settle()
+    assert client.lines() == [1, 2, 3, 4, 5, 1, 2]
 
 
 # ---- latest values ---------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Node:
         self.world = world
         self.flusher, heads = Flusher(), Heads()
         self.hub = Hub(self.flusher, BUDGET.high_water_bytes, heads)
-        self.bus = Bus(world.db, world.catalogue, 0.05, heads)
+        self.bus = Bus(world.db, world.catalogue, 0.05, 600, heads)
         self.reader = LogReader(world.db, settings, world.catalogue)
         self.catch_up = CatchUp(
             self.hub, self.reader, world.catalogue, chunk_bytes=1000, gap_seconds=0.05, retry_seconds=0.1
@@ -45,7 +45,7 @@ class Node:
         self.hub.on_behind = self.catch_up.start
         self.bus.listen(self.hub.deliver)
         self.bus.on_hole = partial(tell_followers, self.hub, LostReason.EXPIRED)
-        self.poll = HeadPoll(world.db, world.catalogue, self.bus, self.hub, 60)
+        self.poll = HeadPoll(world.db, world.catalogue, self.bus, self.hub, poll_seconds=60, late_lines_seconds=600)
 
     def connect(self, *types: str) -> tuple[Connection, HandOutlet]:
         outlet = HandOutlet()
