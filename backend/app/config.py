@@ -175,6 +175,10 @@ class Settings(BaseSettings):
     max_subscriptions: Count = Field(128, description="Subscriptions of one socket.")
     inbound_per_minute: Count = Field(100, description="Messages a client may send per minute, on average.")
     inbound_burst: Count = Field(50, description="Messages a client may send at once.")
+    control_frames_per_minute: Count = Field(
+        120, description="Pings and pongs a client may send per minute, on average; above: 4029."
+    )
+    control_frames_burst: Count = Field(60, description="Pings and pongs a client may send at once.")
     outbound_bytes: Count = Field(1_048_576, description="Bytes that may wait for one socket.")
     outbound_messages: Count = Field(4_096, description="Messages that may wait for one socket.")
     catch_up_rows: Count = Field(500, le=10_000, description="Most events or lines read from the log at once.")

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.faults.control import control
 from tests.faults.faulty_world import World, faulty_world
-from tests.faults.raw_socket import BINARY, CONTINUATION, PING, RESET, TEXT, RawSocket, frame
+from tests.faults.raw_socket import BINARY, CLOSE, CONTINUATION, PING, PONG, RESET, TEXT, RawSocket, frame
 from tests.proving import amount, measured
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -82,6 +82,26 @@ async def test_f04_empty_fragments_are_refused(world: World) -> None:
         pieces = [frame(TEXT, is_final=False), *[chunk] * (count // 1000)]
         assert (await closed_while_sending(socket, *pieces))[0] == 1009
     measured(f"F04: slowest control message, {count} empty fragments", f"{running.report['slowest']:.3f} s", "1 s")
+
+
+@pytest.mark.parametrize("opcode", [PING, PONG])
+async def test_f04_a_flood_of_control_frames_is_refused(world: World, opcode: int) -> None:
+    """200,000 pings or pongs are closed 4029, before as after authentication; so many as are allowed are answered."""
+    count, burst = amount(20_000, 200_000), 60
+    chunk = frame(opcode, b"x") * 1000
+    async with control(*world.control) as running:
+        async with await world.socket() as socket:
+            assert await closed_while_sending(socket, *[chunk] * (count // 1000)) == (4029, "too many pings and pongs")
+        async with await RawSocket.connect(world.server.url) as socket:
+            assert await socket.upgrade() == 101
+            await socket.send(frame(opcode, b"x") * 2 * burst)
+            frames = [await socket.frame()]
+            while frames[-1].opcode != CLOSE:
+                frames.append(await socket.frame())
+            assert int.from_bytes(frames[-1].payload[:2], "big") == 4029
+            assert [one.opcode for one in frames[:-1]] == ([PONG] * burst if opcode == PING else [])
+    kind = {PING: "pings", PONG: "pongs"}[opcode]
+    measured(f"F04: slowest control message, {count} {kind}", f"{running.report['slowest']:.3f} s", "1 s")
 
 
 async def test_f04_a_message_in_64_fragments_is_taken(world: World) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.exceptions import InvalidState, PayloadTooBig
+from websockets.exceptions import InvalidState, PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode as Rfc6455
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
@@ -27,8 +27,10 @@ from websockets.server import ServerProtocol
 
 from backend.app.config import Settings
 from backend.app.realtime.connection import Connection
+from backend.app.schemas.messages import CloseCode
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.inbox import Gate, Inbox
+from backend.app.websocket.rate import TokenBucket
 from backend.app.websocket.turns import Turns
 
 EXTENSION = "windflow.frames"
@@ -49,6 +51,8 @@ class SocketLimits:
 
     max_message_bytes: int
     max_fragments: int
+    control_frames_per_minute: int
+    control_frames_burst: int
     send_buffer_bytes: int
     high_water_bytes: int
     close_seconds: float
@@ -59,6 +63,8 @@ class SocketLimits:
         return cls(
             settings.max_message_bytes,
             settings.max_fragments,
+            settings.control_frames_per_minute,
+            settings.control_frames_burst,
             settings.socket_send_buffer_bytes,
             settings.socket_high_water_bytes,
             settings.close_timeout_seconds,
@@ -76,15 +82,19 @@ class _TooManyFragments(PayloadTooBig):
 
 
 class _CappedParser(ServerProtocol):
-    """Counts fragments while it parses: two million empty ones in a few reads would block everyone else for seconds.
+    """Counts fragments, pings and pongs while it parses: two million in a few reads would block everyone for seconds.
 
     Lets go of the request once it is parsed: the library's own parser holds it for the life of the connection.
     """
 
-    def __init__(self, max_size: int, max_fragments: int) -> None:
-        super().__init__(max_size=max_size, logger=_quiet)
-        self._max_fragments = max_fragments
+    def __init__(self, limits: SocketLimits) -> None:
+        super().__init__(max_size=limits.max_message_bytes, logger=_quiet)
+        self._max_fragments = limits.max_fragments
         self._fragments = 0
+        self._control_frames = TokenBucket(
+            limits.control_frames_per_minute, limits.control_frames_burst, time.monotonic
+        )
+        self._is_flooded = False
 
     def parse(self) -> Generator[None]:
         if self.state is State.CONNECTING:
@@ -109,7 +119,14 @@ class _CappedParser(ServerProtocol):
                 raise _TooManyFragments(self._max_fragments)
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY):
             self._fragments = 1
+        elif frame.opcode is not Opcode.CLOSE and not self._control_frames.take():
+            self._is_flooded = True
+            raise ProtocolError("too many pings and pongs")
         super().recv_frame(frame)
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Close with the code of what went wrong; a flood breaks our rule and not one of RFC 6455."""
+        super().fail(CloseCode.RATE_LIMITED if self._is_flooded else code, reason)
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -128,7 +145,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.logger = _quiet
-        self.conn = _CappedParser(self.limits.max_message_bytes, self.limits.max_fragments)
+        self.conn = _CappedParser(self.limits)
         self.queue: Inbox[Any]  # type: ignore[assignment]
         self.queue = Inbox()
         self.writable: Gate = Gate()  # type: ignore[assignment]
