@@ -22,7 +22,7 @@ from websockets.exceptions import InvalidState, PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode as Rfc6455
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import Protocol, State
+from websockets.protocol import Protocol
 from websockets.server import ServerProtocol
 
 from backend.app.config import Settings
@@ -84,7 +84,8 @@ class _TooManyFragments(PayloadTooBig):
 class _CappedParser(ServerProtocol):
     """Counts fragments, pings and pongs while it parses: two million in a few reads would block everyone for seconds.
 
-    Lets go of the request once it is parsed: the library's own parser holds it for the life of the connection.
+    Begins after the handshake: the HTTP half has parsed the request, and the library's own parser would hold it for
+    the life of the connection.
     """
 
     def __init__(self, limits: SocketLimits) -> None:
@@ -97,20 +98,7 @@ class _CappedParser(ServerProtocol):
         self._is_flooded = False
 
     def parse(self) -> Generator[None]:
-        if self.state is State.CONNECTING:
-            yield from self._parse_request()
         yield from Protocol.parse(self)
-
-    def _parse_request(self) -> Generator[None]:
-        try:
-            self.events.append((yield from Request.parse(self.reader.read_line)))
-        except Exception as error:  # noqa: BLE001 - as in the library, whatever is wrong with it
-            # Nothing is answered here: the HTTP protocol, which handed the request over, sees that and refuses it.
-            self.handshake_exc = error
-            self.send_eof()
-            self.parser = self.discard()
-            next(self.parser)
-            yield
 
     def recv_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CONT:

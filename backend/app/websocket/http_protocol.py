@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 from backend.app import metrics
 from backend.app.config import Settings
@@ -160,13 +162,20 @@ class HttpProtocol(H11Protocol):
         self._refuse(status, _too_large(self.settings) if is_too_large else msg)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over; refuse here what the WebSocket protocol could not read and would leave open."""
+        """Hand the connection and its request over, parsed as it is; refuse one with a body: a handshake has none."""
         self._enter(_Phase.OVER)
-        super().handle_websocket_upgrade(event)
-        successor = self.transport.get_protocol()
-        if not getattr(successor, "handshake_initiated", True):
+        self.connections.discard(self)
+        headers = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers])
+        if "Transfer-Encoding" in headers or not set(headers.get_all("Content-Length")) <= {"0"}:
             metrics.HTTP_CUT.labels("invalid").inc()
             self._refuse(HTTPStatus.BAD_REQUEST, "the upgrade request is not valid")
+            return
+        successor: Any = self.ws_protocol_class(  # type: ignore[call-arg, misc]
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        successor.connection_made(self.transport)
+        successor.handle_connect(Request(event.target.decode("ascii"), headers, event.method.decode("ascii")))
+        self.transport.set_protocol(successor)
 
     def shutdown(self) -> None:
         """Close when the running request is answered, or now; in whatever state the connection is."""
