@@ -10,8 +10,9 @@ import signal
 import threading
 from collections.abc import Mapping
 
-POINTS = ("after_commit", "before_plugin_cursor")
-"""After a COMMIT, before anybody hears of it; when plugins have handled events, before their cursors are written."""
+POINTS = ("after_commit", "before_plugin_cursor", "during_replay")
+"""After a COMMIT, before anybody hears of it; when plugins have handled events, before their cursors are written;
+when a page of a stream or of a log was queued for a connection that is behind."""
 
 
 class KillPoint:

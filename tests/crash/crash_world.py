@@ -122,8 +122,10 @@ class CrashWorld:
 
         await eventually(are, COMPLETE_SECONDS)
 
-    async def assert_balanced(self, note: str = "", *, with_plugin: bool = True) -> None:
-        """Assert that every entitled follower got what was acknowledged once and in order, and the stranger nothing."""
+    async def assert_balanced(self, note: str = "") -> None:
+        """Assert that every entitled follower got what was acknowledged once and in order, the stranger nothing, and
+        that the plugin saw each acknowledged event with the same id.
+        """
         ledger, stranger = self.ledger, self.stranger
         assert stranger is not None
         for number, follower in enumerate(self.followers):
@@ -137,8 +139,7 @@ class CrashWorld:
             assert ledger.verdict(follower.received) == {}, (note, number, ledger.verdict(follower.received))
         await self._assert_same_events(note)
         assert (stranger.received.events, stranger.received.lines, stranger.received.faults) == ([], [], []), note
-        if with_plugin:
-            await self._assert_recorded(note)
+        await self._assert_recorded(note)
 
     async def _assert_same_events(self, note: str) -> None:
         """Assert that all followers have the same events: also those whose publishers got no answer."""

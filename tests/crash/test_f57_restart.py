@@ -70,7 +70,7 @@ async def test_f57_every_client_is_back_after_a_restart(own_database: dict[str, 
         await eventually(have_all, WAIT_SECONDS)
         for client in clients:
             assert world.ledger.verdict(client.received, with_lines=False) == {}
-        await world.assert_balanced(with_plugin=False)
+        await world.assert_balanced()
         assert took <= BACK_SECONDS
     kind = database_name(own_database)
     measured(f"F57: {CLIENTS} clients back after a restart ({how}), {kind}", f"{took:.1f} s", f"{BACK_SECONDS:.0f} s")

@@ -15,6 +15,7 @@ for number in range(3):
     print(number, flush=True)
     kill_points.reached("after_commit")
     kill_points.reached("before_plugin_cursor")
+    kill_points.reached("during_replay")
 """
 
 
@@ -25,7 +26,13 @@ def run(**variables: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("fault", "printed"), [("after_commit", "0"), ("after_commit:3", "0 1 2"), ("before_plugin_cursor:2", "0 1")]
+    ("fault", "printed"),
+    [
+        ("after_commit", "0"),
+        ("after_commit:3", "0 1 2"),
+        ("before_plugin_cursor:2", "0 1"),
+        ("during_replay:3", "0 1 2"),
+    ],
 )
 def test_the_process_is_killed_when_the_point_is_reached_that_often(fault: str, printed: str) -> None:
     """The process kills itself with SIGKILL at the n-th time."""
@@ -44,5 +51,7 @@ def test_without_the_test_setting_nothing_happens(test_faults: str) -> None:
 @pytest.mark.parametrize("fault", ["nonsense", "after_commit:0", "after_commit:x", "after_commit:-1"])
 def test_a_point_that_does_not_exist_is_told(fault: str) -> None:
     """A crash test that names no point must not pass for lack of a crash."""
-    with pytest.raises(ValueError, match=r"WINDFLOW_FAULT: .* is not one of after_commit, before_plugin_cursor"):
+    with pytest.raises(
+        ValueError, match=r"WINDFLOW_FAULT: .* is not one of after_commit, before_plugin_cursor, during_replay"
+    ):
         KillPoint({"WINDFLOW_FAULT": fault, "WINDFLOW_TEST_FAULTS": "1"})

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.app import metrics
+from backend.app import kill_points, metrics
 from backend.app.realtime.audience import Wish
 from backend.app.realtime.connection import Connection
 from backend.app.realtime.hub import Hub
@@ -199,6 +199,7 @@ class _Pursuit:
                 at += 1
             connection.push_page(b"".join(frames), Mark(Delivery.STREAM, stream, first), cursor)
             metrics.EVENTS_REPLAYED.inc(len(frames))
+            kill_points.reached("during_replay")
 
     def _lose_stream(self, stream: str, reason: LostReason, after: int) -> None:
         """Go on from the hub's head, and say that what lay between is lost."""
@@ -233,6 +234,7 @@ class _Pursuit:
                 return
             connection.push_page(page.frame, Mark(Delivery.LOG, source, page.first), page.last)
             metrics.EVENTS_REPLAYED.inc()
+            kill_points.reached("during_replay")
             return
         if self._hub.heads.head(source) is None and self._has_waited(source):
             # Nothing was handed on of this log for so long: what the page showed is all there is.
