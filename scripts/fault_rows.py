@@ -143,7 +143,6 @@ ROWS: Mapping[str, Mapping[str, FaultRow]] = {
         "F56": FaultRow(
             "clock ± 1 h; process stopped for 60 s",
             "monotonic timers; leases and tokens behave; resume without loss",
-            missing="a clock that jumps",
         ),
         "F57": FaultRow("restart with 2,000 clients", "all back within 30 s, nothing lost"),
         "F58": FaultRow(

@@ -72,39 +72,48 @@ class LeaseSweeper:
     async def run(self) -> None:
         """Sweep every `lease_sweep_seconds` until cancelled; a database that fails is asked again next time.
 
-        A sweep that comes late (the process was stopped, the clock jumped) renews every lease instead:
-        nobody could report meanwhile, so nobody's silence says anything.
+        A sweep that comes late (the process was stopped, the clock jumped), or after one that the database
+        failed, renews every lease instead: nobody could report meanwhile, so nobody's silence says anything.
         """
         interval = self._settings.lease_sweep_seconds
         patience = interval + self._settings.deployment_lease_seconds / 2
         last = (now(), time.monotonic())
+        was_open = True
+        """Whether runners could report since the last sweep."""
         while True:
             await asyncio.sleep(interval)
             wall, clock = now(), time.monotonic()
-            is_late = clock - last[1] > patience or not 0 <= (wall - last[0]).total_seconds() <= patience
+            if clock - last[1] > patience or not 0 <= (wall - last[0]).total_seconds() <= patience:
+                was_open = False
             last = (wall, clock)
             try:
-                await (self.renew_all() if is_late else self.sweep_once())
+                await (self.sweep_once(wall) if was_open else self.renew_all())
+                was_open = True
             except WindFlowError as error:
+                was_open = was_open and error.code is not ErrorCode.STORAGE_UNAVAILABLE
                 # Why is logged already where it was found out.
                 logger.warning("could not look for lapsed leases; it is tried again: %s", error)
             except Exception:
                 # Whatever failed, the next sweep must come: without it no lost runner would ever be noticed.
                 logger.exception("could not look for lapsed leases; it is tried again")
 
-    async def sweep_once(self) -> list[str]:
-        """End what has a lapsed lease as `failed`, reason `runner lost`; return the ids of what was ended."""
+    async def sweep_once(self, moment: datetime | None = None) -> list[str]:
+        """End what has a lapsed lease as `failed`, reason `runner lost`; return the ids of what was ended.
+
+        Judged by one moment, `now()` if none is given: a stop or a jump of the clock in between ends nothing.
+        """
+        at = moment or now()
         async with self._db.session() as session:
             found = await session.execute(
                 select(Deployment.id)
-                .where(Deployment.lease_until <= now(), Deployment.status.in_(ACTIVE))
+                .where(Deployment.lease_until <= at, Deployment.status.in_(ACTIVE))
                 .order_by(Deployment.lease_until)
                 .limit(SWEEP_ROWS)
             )
             lapsed = [row.id for row in found]
         lost = []
         for deployment_id in lapsed:
-            if await self._db.write(partial(self._lose, deployment_id)):
+            if await self._db.write(partial(self._lose, deployment_id, at)):
                 lost.append(deployment_id)
                 metrics.LEASES_LAPSED.inc()
                 logger.info("runner lost", extra={"deployment_id": deployment_id})
@@ -120,12 +129,11 @@ class LeaseSweeper:
 
         return await self._db.write(unit)
 
-    def _lose(self, deployment_id: str, tx: Transaction) -> bool:
+    def _lose(self, deployment_id: str, at: datetime, tx: Transaction) -> bool:
         """End one deployment, unless it was reported, ended or deleted since it was looked at."""
         row = find_locked(tx, deployment_id)
-        moment = now()
-        if row is None or row.status not in ACTIVE or row.lease_until is None or row.lease_until > moment:
+        if row is None or row.status not in ACTIVE or row.lease_until is None or row.lease_until > at:
             return False
         caller = Caller(system_principal(row.organization_id))
-        move(tx, self._status_changed, caller, row, "failed", moment=moment, reason=RUNNER_LOST)
+        move(tx, self._status_changed, caller, row, "failed", moment=now(), reason=RUNNER_LOST)
         return True

@@ -232,8 +232,8 @@ async def test_the_sweeper_runs_until_it_is_cancelled(
     is_swept = asyncio.Event()
     sweep = world.sweeper.sweep_once
 
-    async def sweep_and_tell() -> list[str]:
-        lost = await sweep()
+    async def sweep_and_tell(moment: datetime) -> list[str]:
+        lost = await sweep(moment)
         is_swept.set()
         return lost
 
@@ -257,7 +257,7 @@ async def test_the_sweeper_outlives_a_database_that_fails(
     tries = 0
     is_asked_again = asyncio.Event()
 
-    async def fail() -> list[str]:
+    async def fail(_: datetime) -> list[str]:
         nonlocal tries
         tries += 1
         if tries > 2:
@@ -289,7 +289,7 @@ async def test_a_sweeper_that_was_away_gives_runners_time(
         renewed.set()
         return 0
 
-    async def sweep() -> list[str]:
+    async def sweep(_: datetime) -> list[str]:
         pytest.fail("swept although the clock had jumped")
 
     monkeypatch.setattr("backend.app.operations.leases.now", lambda: next(jumps, now() + timedelta(hours=1)))
@@ -302,3 +302,42 @@ async def test_a_sweeper_that_was_away_gives_runners_time(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_sweep_judges_by_the_moment_it_began(world: World) -> None:
+    """A process that stands still in the middle of a sweep loses no runner whose lease lapses meanwhile."""
+    await world.running("d1")
+    await world.set("d1", lease_until=ago(1))
+    assert await world.sweeper.sweep_once(ago(5)) == []
+    assert await world.sweeper.sweep_once(now()) == ["d1"]
+
+
+async def test_after_a_database_that_was_away_runners_get_time(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database was away nobody could report: the first sweep after it renews every lease."""
+    world = await World.make(database, settings.model_copy(update={"lease_sweep_seconds": 0.02}), [])
+    await world.running("d1")
+    await world.set("d1", lease_until=ago(1))
+    sweeps = 0
+    sweep = world.sweeper.sweep_once
+    is_swept_again = asyncio.Event()
+
+    async def fail_once(moment: datetime) -> list[str]:
+        nonlocal sweeps
+        sweeps += 1
+        if sweeps == 1:
+            raise WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, "the database is away")
+        lost = await sweep(moment)
+        is_swept_again.set()
+        return lost
+
+    monkeypatch.setattr(world.sweeper, "sweep_once", fail_once)
+    task = asyncio.create_task(world.sweeper.run())
+    try:
+        async with asyncio.timeout(10):
+            await is_swept_again.wait()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert await world.status("d1") == "running"
