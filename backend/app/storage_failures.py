@@ -90,3 +90,14 @@ def told_as_unavailable() -> Iterator[None]:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         logger.error("storage unavailable: %s", reason)
         raise WindFlowError(ErrorCode.STORAGE_UNAVAILABLE, retry_after_seconds=RETRY_AFTER_SECONDS) from error
+
+
+def log_failure(logger: logging.Logger, sentence: str, error: Exception, **extra: object) -> None:
+    """Log that something failed and is tried again: in one line where the database cannot serve, else with traceback.
+
+    Why the database cannot serve is logged where that was found out. To be called in the `except` block.
+    """
+    if isinstance(error, WindFlowError) and error.status == 503:
+        logger.warning("%s: %s", sentence, error, extra=extra)
+    else:
+        logger.exception(sentence, extra=extra)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from backend.app import metrics
-from backend.app.schemas.errors import WindFlowError
+from backend.app.storage_failures import log_failure
 
 logger = logging.getLogger("windflow.periodic")
 
@@ -32,12 +32,7 @@ class Periodic:
             await asyncio.sleep(self._seconds * random.uniform(1 - SPREAD, 1))
             try:
                 await self._act()
-            except WindFlowError as error:
-                metrics.PERIODIC_FAILURES.labels(self._work).inc()
-                # Why is logged already where it was found out; no traceback of it each second.
-                level = logging.WARNING if error.status == 503 else logging.ERROR
-                logger.log(level, "%s failed; it is tried again: %s", self._work, error)
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - log_failure tells of it
                 # Whatever failed must not be the end of the work.
                 metrics.PERIODIC_FAILURES.labels(self._work).inc()
-                logger.exception("%s failed; it is tried again", self._work)
+                log_failure(logger, f"{self._work} failed; it is tried again", error)

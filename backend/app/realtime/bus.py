@@ -16,6 +16,7 @@ from backend.app.realtime.event import Event
 from backend.app.realtime.event_log import Position
 from backend.app.realtime.heads import Heads
 from backend.app.schemas.event_spec import Delivery, EventSpec
+from backend.app.storage_failures import log_failure
 
 logger = logging.getLogger("windflow.bus")
 
@@ -182,9 +183,9 @@ class Bus:
             try:
                 async with self._database.session() as session:
                     rows = await event_log.read_since(session, stream, self._order.head(stream), _PAGE)
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - log_failure tells of it
                 # The log is the truth: what cannot be read now is read in the next round.
-                logger.exception("the event log cannot be read", extra={"stream": stream})
+                log_failure(logger, "the event log cannot be read", error, stream=stream)
                 rows = []
             if rows and rows[0].offset > self._order.head(stream) + 1:
                 self._pass_hole(stream, rows[0].offset - 1)

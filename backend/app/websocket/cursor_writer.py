@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from backend.app import kill_points
 from backend.app.realtime.node_hooks import NodeHooks
 from backend.app.realtime.plugin_cursors import CursorKey
+from backend.app.storage_failures import log_failure
 from backend.app.websocket.cursor_log import CursorLog
 from backend.app.websocket.dispatch_limits import DispatchLimits
 from backend.app.websocket.plugin_backlog import PluginBacklog, Track
@@ -69,9 +70,9 @@ class CursorWriter:
                 self._progress = 0
                 try:
                     await self.write()
-                except Exception:
+                except Exception as error:  # noqa: BLE001 - log_failure tells of it
                     # They stay due. What was handled is handled again if the process dies before.
-                    logger.exception("the cursors of plugins cannot be written; it is tried again")
+                    log_failure(logger, "the cursors of plugins cannot be written; it is tried again", error)
                     await asyncio.sleep(self._limits.retry_seconds)
         finally:
             self._task = None
@@ -113,8 +114,8 @@ class CursorWriter:
             backlog.touch_all()
         try:
             await self.write()
-        except Exception:
-            logger.exception("the cursors of plugins cannot be written; the next start handles events again")
+        except Exception as error:  # noqa: BLE001 - log_failure tells of it
+            log_failure(logger, "the cursors of plugins cannot be written; the next start handles events again", error)
 
 
 def _key(plugin: str, track: Track) -> CursorKey:

@@ -15,6 +15,7 @@ from backend.app.realtime.event import Event
 from backend.app.realtime.node import TakenOver
 from backend.app.realtime.node_hooks import NodeHooks
 from backend.app.realtime.plugin_cursors import Backlog
+from backend.app.storage_failures import log_failure
 from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.cursor_log import CursorLog, Types
 from backend.app.websocket.cursor_writer import CursorWriter
@@ -138,9 +139,9 @@ class Dispatcher:
                 node = self._hooks.node.id
                 try:
                     events = await self._log.read((node, stream), (seen, upto), _PAGE)
-                except Exception:
+                except Exception as error:  # noqa: BLE001 - log_failure tells of it
                     # The log is the truth: what cannot be read now is read in the next round.
-                    logger.exception("the event log cannot be read", extra={"stream": stream})
+                    log_failure(logger, "the event log cannot be read", error, stream=stream)
                     await asyncio.sleep(self._limits.retry_seconds)
                     continue
                 if node != self._hooks.node.id:
@@ -189,9 +190,9 @@ class Dispatcher:
         """Give a plugin that came later what dead nodes left for it."""
         try:
             left = await self._log.inherited(tuple(self._inherited), queue.plugin.name, queue.types)
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - log_failure tells of it
             # It is still there for the next start.
-            logger.exception("the cursors of a plugin cannot be read", extra={"plugin": queue.plugin.name})
+            log_failure(logger, "the cursors of a plugin cannot be read", error, plugin=queue.plugin.name)
             return
         if self._queues.get(id(queue.plugin)) is queue:
             self.inherit((), left)

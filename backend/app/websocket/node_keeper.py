@@ -10,6 +10,7 @@ from backend.app import metrics
 from backend.app.config import Settings
 from backend.app.realtime.node import Node
 from backend.app.realtime.node_hooks import NodeHooks
+from backend.app.storage_failures import log_failure
 from backend.app.websocket.cursor_log import CursorLog
 from backend.app.websocket.dispatcher import Dispatcher
 
@@ -48,10 +49,10 @@ class NodeKeeper:
             self._is_due.clear()
             try:
                 await self.round()
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - log_failure tells of it
                 # Whatever failed, a database that is away above all, must not be the end of the work.
                 metrics.PERIODIC_FAILURES.labels("node lease").inc()
-                logger.exception("the lease of this node cannot be renewed; it is tried again")
+                log_failure(logger, "the lease of this node cannot be renewed; it is tried again", error)
 
     async def round(self) -> None:
         """Renew, take over, and look for what was not handed over. Raises what the database raises."""

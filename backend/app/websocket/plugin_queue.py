@@ -14,6 +14,7 @@ from datetime import timedelta
 from backend.app import metrics
 from backend.app.models.columns import now
 from backend.app.realtime.event import Event
+from backend.app.storage_failures import log_failure
 from backend.app.websocket.contexts import Contexts, handled_hop
 from backend.app.websocket.cursor_log import CursorLog, Types
 from backend.app.websocket.dispatch_limits import DispatchLimits
@@ -177,9 +178,9 @@ class PluginQueue:
                     span = (page.start, page.upto)
                     try:
                         events = await self._log.read(page.track.place, span, page.limit, self.types)
-                    except Exception:
+                    except Exception as error:  # noqa: BLE001 - log_failure tells of it
                         # The log is the truth: what cannot be read now is read later.
-                        logger.exception("the event log cannot be read", extra={"plugin": self.plugin.name})
+                        log_failure(logger, "the event log cannot be read", error, plugin=self.plugin.name)
                         events = None
                     if events is not None:
                         events = [self._origins.restored(event) for event in events]
@@ -196,9 +197,9 @@ class PluginQueue:
         async with self._turn:
             try:
                 await self._cut()
-            except Exception:
+            except Exception as error:  # noqa: BLE001 - log_failure tells of it
                 # Nothing is lost by waiting longer.
-                logger.exception("the event log cannot be read", extra={"plugin": self.plugin.name})
+                log_failure(logger, "the event log cannot be read", error, plugin=self.plugin.name)
         self._went_on()
 
     async def _cut(self) -> None:
