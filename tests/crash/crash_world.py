@@ -14,10 +14,11 @@ from tests.crash.publishers import append_lines, publish_over_rest, publish_over
 from tests.crash.recorder import install, recorded
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 from tests.integration.spools import free_port
+from tests.proving import amount
 from tests.waiting import eventually
 
 FOLLOWERS = 3
-COMPLETE_SECONDS = 60.0
+COMPLETE_SECONDS = amount(60.0, 300.0)
 SETTINGS = {
     "ACCESS_TOKEN_SECONDS": "86400",
     "INBOUND_PER_MINUTE": "600000",
