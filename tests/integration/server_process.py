@@ -37,7 +37,7 @@ class ServerProcess:
 
     async def login(self, username: str = "admin", password: str = PASSWORD) -> str:
         """Return an access token."""
-        async with httpx.AsyncClient(base_url=self.url) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
             answer = await client.post("/api/v1/auth/login", data={"username": username, "password": password})
             answer.raise_for_status()
             token: str = answer.json()["access_token"]
