@@ -126,10 +126,6 @@ class Bus:
             # What was handed on while this was read may be further.
             self._heads.learn({stream: Position(position.epoch, self._order.head(stream))})
 
-    def head(self, stream: str) -> int:
-        """Return the offset of a stream that was handed on last."""
-        return self._order.head(stream)
-
     def reset(self, stream: str, offset: int) -> None:
         """A stream has begun anew, with another epoch: what comes after this offset is next."""
         self._order.reset(stream, offset)

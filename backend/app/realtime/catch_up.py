@@ -16,11 +16,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.app import kill_points, metrics
 from backend.app.realtime.audience import Wish
 from backend.app.realtime.connection import Connection
+from backend.app.realtime.event_log import Position
 from backend.app.realtime.hub import Hub
 from backend.app.realtime.latest_payments import LatestPayments
 from backend.app.realtime.log_reader import LinesPage, Reader, StreamPage
 from backend.app.realtime.marks import LOGS_UPDATE, Mark, deployment_of
-from backend.app.realtime.resume import LostReason
+from backend.app.realtime.resume import LostReason, why_lost
 from backend.app.schemas.errors import WindFlowError
 from backend.app.schemas.event_spec import Delivery, EventSpec
 from backend.app.schemas.messages import server_message
@@ -158,17 +159,12 @@ class _Pursuit:
         if self._connection.cursors.get(stream) != after:
             return  # It fell further back, or does not follow the stream any more.
         known = self._hub.heads.position(stream)
-        reason = None
         if page is None:
-            reason = LostReason.UNKNOWN
-        elif known is not None and page.epoch != known.epoch:
-            reason = LostReason.EPOCH
-        elif after > page.head:
-            reason = LostReason.FUTURE
-        elif after < page.floor:
-            reason = LostReason.EXPIRED
-        if reason is not None or page is None:
-            self._lose_stream(stream, reason or LostReason.UNKNOWN, after)
+            self._lose_stream(stream, LostReason.UNKNOWN, after)
+            return
+        reason = why_lost(Position(known.epoch if known else page.epoch, after), page)
+        if reason is not None:
+            self._lose_stream(stream, reason, after)
             return
         self._tell_behind(stream, page.head - after)
         if page.events:

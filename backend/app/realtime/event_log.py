@@ -231,12 +231,15 @@ async def read_page(
         limit = max(1, limit // 4)
 
 
+def unknown_spec(kind: str, delivery: Delivery) -> EventSpec:
+    """Return what is known of a stored event whose plugin is gone: it is delivered as a plain object."""
+    return EventSpec(kind, Payload, delivery, Audience.ORGANIZATION, frozenset(), "unknown", owner="unknown")
+
+
 def event_of(row: Row[Any], catalogue: Mapping[str, EventSpec]) -> Event:
     """Return the event that a row of the log keeps. One whose plugin is gone is delivered as a plain object."""
     stream: str = row.stream
-    spec = catalogue.get(row.type) or EventSpec(
-        row.type, Payload, Delivery.STREAM, Audience.ORGANIZATION, frozenset(), "unknown", owner="unknown"
-    )
+    spec = catalogue.get(row.type) or unknown_spec(row.type, Delivery.STREAM)
     return Event(
         id=row.id,
         spec=spec,

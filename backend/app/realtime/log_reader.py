@@ -21,7 +21,7 @@ from backend.app.models.event_record import LatestValue
 from backend.app.realtime import event_log
 from backend.app.realtime.event import event_frame, organization_of
 from backend.app.realtime.marks import LOGS_UPDATE, latest_source, value_of
-from backend.app.schemas.event_spec import Audience, Delivery, EventSpec, Payload
+from backend.app.schemas.event_spec import Delivery, EventSpec
 from backend.app.schemas.times import wire_time
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class LogReader:
         events = [
             StoredEvent(
                 row.offset,
-                self._catalogue.get(row.type) or _unknown(row.type, Delivery.STREAM),
+                self._catalogue.get(row.type) or event_log.unknown_spec(row.type, Delivery.STREAM),
                 row.subject,
                 row.user_id,
                 event_frame(row.type, row.payload, row.timestamp, row.id, stream, row.offset),
@@ -198,17 +198,12 @@ class LogReader:
     def _value(self, row: Row[Any]) -> StoredValue:
         return StoredValue(
             latest_source(row.stream, row.type, row.subject),
-            self._catalogue.get(row.type) or _unknown(row.type, Delivery.LATEST),
+            self._catalogue.get(row.type) or event_log.unknown_spec(row.type, Delivery.LATEST),
             organization_of(row.stream),
             row.subject,
             row.version,
             event_frame(row.type, row.payload, wire_time(row.created_at), row.id),
         )
-
-
-def _unknown(kind: str, delivery: Delivery) -> EventSpec:
-    """Return what is known of an event whose plugin is gone."""
-    return EventSpec(kind, Payload, delivery, Audience.ORGANIZATION, frozenset(), "unknown", owner="unknown")
 
 
 def _lines_frame(deployment_id: str, rows: Sequence[Row[Any]]) -> bytes:

@@ -7,7 +7,7 @@ would call a position lost that is only ahead of it.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -74,7 +74,7 @@ def judge(
     cursors: dict[str, int] = {}
     lost: list[Lost] = []
     for stream, position in given.items():
-        reason = _why_lost(position, standing.get(stream) if stream in followed else None)
+        reason = why_lost(position, standing.get(stream) if stream in followed else None)
         if reason is None:
             cursors[stream] = position.offset
         else:
@@ -82,7 +82,19 @@ def judge(
     return cursors, lost
 
 
-def _why_lost(position: Position, stream: Standing | None) -> LostReason | None:
+class Stands(Protocol):
+    """Where a stream stands: of the database, or of a page that was read."""
+
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def floor(self) -> int: ...
+    @property
+    def head(self) -> int: ...
+
+
+def why_lost(position: Position, stream: Stands | None) -> LostReason | None:
+    """Return why a position cannot be continued from; None if it can, `stream` None if there is none to follow."""
     if stream is None:
         return LostReason.UNKNOWN
     if position.epoch != stream.epoch:
