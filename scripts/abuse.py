@@ -28,7 +28,8 @@ _HEAD = """# Faults and abuse
 Every row runs against a real server process over real sockets. A *control connection* runs through each row of the
 groups Wire and Auth: it sees no drop, no gap and the right order, and its slowest message takes at most 1 s or three
 times the slowest of its quiet phase; afterwards tasks, descriptors, subscriptions and database connections are back at
-the baseline, and the log has no ERROR. `make test` runs the rows with small counts, `make prove` with these.
+the baseline, and the log has no ERROR. `make prove` runs the rows with these numbers; `make test` with small counts,
+and since other tests run beside it, with 3 s where this page says 1 s.
 
 """
 

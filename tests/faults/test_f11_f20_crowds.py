@@ -19,7 +19,7 @@ from tests.proving import amount, measured
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HEALTH_SECONDS = 1.0
+HEALTH_SECONDS = amount(3.0, 1.0)  # what was asked for is measured alone; beside other tests the machine is slower
 AUTH_SECONDS = amount(2.0, 10.0)
 
 

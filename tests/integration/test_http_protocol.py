@@ -169,10 +169,9 @@ async def test_an_upgrade_with_130_headers_is_refused(server: ServerProcess) -> 
     "change",
     [
         ("GET ", "POST "),
-        ("Host:", f"X-Long: {'x' * 9000}\r\nHost:"),
         ("\r\n\r\n", "\r\nContent-Length: 5\r\n\r\nhello"),
     ],
-    ids=["POST", "a long line", "a body"],
+    ids=["POST", "a body"],
 )
 async def test_an_upgrade_that_cannot_be_read_is_refused(server: ServerProcess, change: tuple[str, str]) -> None:
     """What the WebSocket protocol could not read is answered and closed by the HTTP protocol."""
@@ -180,6 +179,12 @@ async def test_an_upgrade_that_cannot_be_read_is_refused(server: ServerProcess, 
         client.send(UPGRADE.format(path="/api/v1/ws", host=client.host, more="").replace(*change, 1))
         assert await client.status() in (400, 405)
         await client.end()
+
+
+async def test_an_upgrade_may_have_a_long_line(server: ServerProcess) -> None:
+    """One header of an upgrade may be as long as one of any request: a cookie of 9,000 bytes is served."""
+    async with raw(server.url) as client:
+        assert await client.upgrade(more=f"Cookie: {'x' * 9000}\r\n") == 101
 
 
 async def test_refused_upgrades_do_not_disturb_the_shutdown(tmp_path: Path) -> None:

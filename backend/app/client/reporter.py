@@ -23,6 +23,8 @@ MOST_WAIT_SECONDS = 30.0
 """Longest wait that a server's Retry-After is granted: half a lease."""
 MOST_CORRECTIONS = 3
 """Corrections in a row (of the line number, of a closed deployment); after more, the two sides disagree for good."""
+_LINES_AT_ONCE = 256
+"""Lines between two looks at whether there is room: short lines weigh many times as much on disk as they were."""
 
 
 class Reporter:
@@ -81,12 +83,18 @@ class Reporter:
 
     async def add(self, *lines: LogLine) -> None:
         """Take lines. Waits while there is no room, at most `hold` seconds without an answer of the server."""
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            part = lines[start : start + _LINES_AT_ONCE]
+            if await self._has_room(len(part)):
+                self._lines.add(part)
+                self._wake.set()
+
+    async def _has_room(self, count: int) -> bool:
+        """Wait for room, or make it; False if so many lines were counted as missing instead."""
         while self._lines.is_full:
             left = self._answered_at + self._times.hold - time.monotonic()
             if left <= 0 or self._over is not None:
-                if self._lines.make_room(len(lines)):
-                    break
-                return
+                return self._lines.make_room(count)
             self._room.clear()
             self._wake.set()
             try:
@@ -94,8 +102,7 @@ class Reporter:
                     await self._room.wait()
             except TimeoutError:
                 continue
-        self._lines.add(lines)
-        self._wake.set()
+        return True
 
     def set_progress(self, progress: dict[str, Any]) -> None:
         """Take the latest progress; one that was not sent yet is replaced."""
