@@ -18,7 +18,10 @@ from benchmarks.samples import Kind, Sample, Setting
 PACED_PER_SECOND = 10.0
 AT_ONCE = (1, 20)
 """How many events are published in one go."""
-WARM_UP_CONNECTIONS = 100
+WARM_UP_CONNECTIONS = 200
+WARM_UP_AT_ONCE = 100
+"""As many as are opened at once afterwards: what the server makes once for such a crowd (threads, database
+connections) is there before its memory is read."""
 SETTLE_SECONDS = 1.0
 """What a server may still have to do after the last connection came, before its memory is read."""
 
@@ -105,7 +108,7 @@ def connections(plan: Plan, candidates: Sequence[Candidate], folder: Path, cores
 
 def _memory(stand: _Stand, count: int) -> Sample:
     """Return how much the process grew by idle connections, each."""
-    stand.load.churn(WARM_UP_CONNECTIONS)
+    stand.load.churn(WARM_UP_CONNECTIONS, WARM_UP_AT_ONCE)
     before = stand.server.child.resident_kib()
     stand.load.open(count)
     time.sleep(SETTLE_SECONDS)
