@@ -16,7 +16,7 @@ from backend.app.auth.permissions import Principal
 from backend.app.models.columns import new_id, now
 from backend.app.realtime.frames import text_frame
 from backend.app.realtime.marks import TRANSIENT, Mark, latest_source, log_source
-from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error
+from backend.app.schemas.errors import ErrorCode, WindFlowError, field_error, refused
 from backend.app.schemas.event_spec import Delivery, EventSpec, Payload
 from backend.app.schemas.times import wire_time
 
@@ -159,10 +159,4 @@ def check_payload(spec: EventSpec, data: Mapping[str, Any]) -> Payload:
     try:
         return spec.payload.model_validate(data)
     except ValidationError as error:
-        fields = [
-            FieldError(".".join(("data", *(str(part) for part in item["loc"]))), item["msg"]) for item in error.errors()
-        ]
-        first = fields[0]
-        raise WindFlowError(
-            ErrorCode.INVALID_PAYLOAD, f"{spec.name}: {first.field}: {first.rule}", fields=fields
-        ) from error
+        raise refused(ErrorCode.INVALID_PAYLOAD, error, inside="data", about=spec.name) from error

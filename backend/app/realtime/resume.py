@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from backend.app.realtime.event_log import Position, Standing
-from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError
+from backend.app.schemas.errors import ErrorCode, field_error, refused
 
 _MOST_STREAMS = 256
 _LARGEST_OFFSET = 2**63 - 1
@@ -56,14 +56,9 @@ def read_positions(data: object, field: str = "positions") -> dict[str, Position
     try:
         given = _POSITIONS.validate_python(data)
     except ValidationError as error:
-        fields = [
-            FieldError(".".join((field, *(str(part) for part in item["loc"]))), item["msg"]) for item in error.errors()
-        ]
-        text = "; ".join(f"{item.field}: {item.rule}" for item in fields[:3])
-        raise WindFlowError(ErrorCode.INVALID_MESSAGE, text, fields=fields) from error
+        raise refused(ErrorCode.INVALID_MESSAGE, error, inside=field) from error
     if len(given) > _MOST_STREAMS:
-        rule = f"at most {_MOST_STREAMS} streams"
-        raise WindFlowError(ErrorCode.INVALID_MESSAGE, f"{field}: {rule}", fields=[FieldError(field, rule)])
+        raise field_error(ErrorCode.INVALID_MESSAGE, field, f"at most {_MOST_STREAMS} streams")
     return {stream: Position(position.epoch, position.offset) for stream, position in given.items()}
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
+
 
 class ErrorCode(StrEnum):
     """Every error a client can get; `STATUS` has the HTTP status and `MEANING` the sentence for the reference."""
@@ -122,6 +124,10 @@ MEANING: Mapping[ErrorCode, str] = {
 """One sentence for each code, for people and for the generated reference."""
 
 
+_RULES_IN_MESSAGE = 3
+"""How many broken rules a message names; the details have all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One broken rule: `field` as the client spelled it (dotted path), `rule` in words."""
@@ -164,6 +170,19 @@ class WindFlowError(Exception):
 def field_error(code: ErrorCode, field: str, rule: str) -> WindFlowError:
     """Make the error for exactly one broken rule; its message names field and rule."""
     return WindFlowError(code, f"{field}: {rule}", fields=[FieldError(field, rule)])
+
+
+def refused(code: ErrorCode, error: ValidationError, *, inside: str = "", about: str = "") -> WindFlowError:
+    """Make the error for data that a model refused: every broken rule, the message with the first three.
+
+    `inside` is the field in which the data stood, `about` what the message begins with.
+    """
+    fields = [
+        FieldError(".".join(str(part) for part in (inside, *item["loc"]) if part != ""), item["msg"])
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    rules = "; ".join(f"{item.field}: {item.rule}" if item.field else item.rule for item in fields[:_RULES_IN_MESSAGE])
+    return WindFlowError(code, f"{about}: {rules}" if about else rules, fields=fields)
 
 
 def not_found(what: str) -> WindFlowError:

@@ -23,7 +23,7 @@ from backend.app.realtime.event import stream_of
 from backend.app.realtime.hub import Hub
 from backend.app.realtime.marks import LOGS_UPDATE, log_source
 from backend.app.realtime.topics import Topic
-from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error, not_found
+from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error, not_found, refused
 from backend.app.schemas.event_spec import EventSpec, Sender
 from backend.app.schemas.messages import (
     AuthData,
@@ -274,9 +274,7 @@ def parse(model: type[M], data: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        fields = [FieldError(".".join(str(part) for part in item["loc"]), item["msg"]) for item in error.errors()]
-        text = "; ".join(f"{item.field}: {item.rule}" for item in fields[:3])
-        raise WindFlowError(ErrorCode.INVALID_MESSAGE, text, fields=fields) from error
+        raise refused(ErrorCode.INVALID_MESSAGE, error) from error
 
 
 def unsupported_of(data: AuthData) -> list[str]:

@@ -6,6 +6,7 @@ Called by the manager only. What `__init__` makes is shared by all connections; 
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -23,6 +24,7 @@ HOOKS = {
 """Every hook with the arguments it is called with, by position."""
 
 
+@lru_cache(maxsize=1024)  # asked with every call of a plugin
 def name_of(class_name: str) -> str:
     """Return a class name in snake_case without `_plugin`: `AuditLoggerPlugin` → `audit_logger`."""
     words = re.sub(r"(?<=[^\W_])(?=[A-Z][a-z])|(?<=[a-z0-9])(?=[A-Z])", "_", class_name.strip("_"))
