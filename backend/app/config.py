@@ -151,10 +151,10 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = Field(20, description="Between two pings; below the 60 s at which proxies cut.")
     pong_timeout_seconds: Seconds = Field(10, description="Time for an answer to a ping; anything sent counts.")
     write_stall_seconds: Seconds = Field(
-        30, description="A socket that took no byte and sent nothing for this long is aborted."
+        30, description="A client that confirmed no byte and sent nothing for this long is aborted."
     )
     write_stall_max_seconds: Seconds = Field(
-        120, description="A socket that took no byte for this long is aborted, whatever it sends."
+        120, description="A client that confirmed no byte for this long is aborted, whatever it sends."
     )
     close_timeout_seconds: Seconds = Field(5, description="Time for the closing handshake of a socket.")
     max_message_bytes: Count = Field(65_536, description="Largest message of a client (bytes).")

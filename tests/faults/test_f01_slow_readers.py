@@ -19,7 +19,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MEGABYTE = 1_000_000
 MEGABYTES = amount(3, 50)
 SLOW_SECONDS = amount(3.0, 30.0)
-CRAWL_SECONDS = amount(8.0, 150.0)
+CRAWL_SECONDS = amount(12.0, 150.0)
+CRAWL_BYTES_PER_SECOND = amount(4000, 1000)
+STALL_SECONDS = amount(6, 120)
+"""A server that asked only when the kernel can be written again would find no progress for longer than this."""
 LINES = 60
 """Lines of one report: about 60 KB."""
 OUTBOUND_BYTES = 262_144
@@ -28,7 +31,8 @@ MESSAGE_BYTES = 2 * LINES * LINE_BYTES
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory, module_database: dict[str, str]) -> AsyncIterator[World]:
-    settings = {"OUTBOUND_BYTES": str(OUTBOUND_BYTES), **module_database}
+    limits = {"OUTBOUND_BYTES": str(OUTBOUND_BYTES), "WRITE_STALL_MAX_SECONDS": str(STALL_SECONDS)}
+    settings = {**limits, **module_database}
     async with faulty_world(tmp_path_factory.mktemp("slow"), settings) as made:
         yield made
 
@@ -147,7 +151,7 @@ async def test_f01_who_reads_a_thousand_bytes_a_second_is_not_closed(world: Worl
         with await RawSocket.connect(world.server.url, receive_buffer_bytes=4096) as socket:
             await socket.authenticate(world.tokens["rude"], subscriptions=[LOGS])
             pinging = asyncio.create_task(ping(socket))
-            socket.bytes_per_second = 1000
+            socket.bytes_per_second = CRAWL_BYTES_PER_SECOND
             reading = asyncio.create_task(read(socket, lines))
             await publish(publisher, 10 * OUTBOUND_BYTES)
             await asyncio.sleep(CRAWL_SECONDS)
@@ -159,7 +163,7 @@ async def test_f01_who_reads_a_thousand_bytes_a_second_is_not_closed(world: Worl
             await cancelled(pinging)
         assert "position_lost" not in lines.notices
     measured(
-        f"F01: 1 KB/s for {CRAWL_SECONDS:.0f} s: closed",
+        f"F01: {CRAWL_BYTES_PER_SECOND // 1000} KB/s for {CRAWL_SECONDS:.0f} s: closed",
         "no",
         f"{taken} lines taken meanwhile, all {publisher.next_line - 1} in the end",
     )

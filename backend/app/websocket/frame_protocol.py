@@ -30,6 +30,7 @@ from backend.app.realtime.connection import Connection
 from backend.app.schemas.messages import CloseCode
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.inbox import Gate, Inbox
+from backend.app.websocket.kernel_queue import unconfirmed_bytes
 from backend.app.websocket.rate import TokenBucket
 from backend.app.websocket.turns import Turns
 
@@ -167,8 +168,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         return 0 if self.disconnected else self.transport.get_write_buffer_size()
 
     def taken_bytes(self) -> int:
-        """Return how many of the written bytes the kernel has taken so far."""
-        return self.written_bytes - self.buffered_bytes()
+        """Return how many of the written bytes the client's side has confirmed, or with nothing waiting all of them."""
+        waiting = self.buffered_bytes()
+        return self.written_bytes - waiting - unconfirmed_bytes(self.transport) if waiting else self.written_bytes
 
     def ping(self) -> None:
         """Send a ping frame; whatever the client sends afterwards is its answer."""

@@ -21,6 +21,7 @@ from websockets.http11 import Request
 from backend.app import metrics
 from backend.app.config import Settings
 from backend.app.schemas.errors import ErrorCode
+from backend.app.websocket.kernel_queue import unconfirmed_bytes
 from backend.app.websocket.turns import Turns
 
 _LINGER_SECONDS = 1.0
@@ -229,7 +230,7 @@ class HttpProtocol(H11Protocol):
 
     def _watch_stall(self, before: int | None) -> None:
         """End the connection when not one byte of the answer was taken since the last look."""
-        size = self.transport.get_write_buffer_size()
+        size = self.transport.get_write_buffer_size() + unconfirmed_bytes(self.transport)
         if before is not None and size >= before:
             self._cut("answer not taken")
             return

@@ -17,9 +17,9 @@ class LivenessRules:
     pong_timeout: float
     """For the answer."""
     write_stall: float
-    """The socket took no byte and nothing came: dead."""
+    """The client confirmed no byte and nothing came: dead."""
     write_stall_max: float
-    """The socket took no byte, whatever comes: dead."""
+    """The client confirmed no byte, whatever comes: dead."""
 
 
 class Verdict(Enum):
@@ -44,12 +44,12 @@ class Liveness:
         """Whether nothing came since the last ping."""
         self._taken_bytes = 0
         self._taken_at = now
-        """When the socket last took a byte, as far as was looked."""
+        """When the client last confirmed a byte, as far as was looked."""
         self._was_waiting = False
         """Whether bytes waited when it was last looked: a ping that is out lies behind them."""
 
     def look(self, now: float, *, taken_bytes: int, waiting_bytes: int, received_at: float) -> Verdict:
-        """Judge the client by how many bytes its socket took so far, how many wait, and when it last sent something."""
+        """Judge the client by how many bytes it confirmed so far, how many wait, and when it last sent something."""
         rules = self._rules
         if taken_bytes != self._taken_bytes or not waiting_bytes:
             self._taken_bytes = taken_bytes
