@@ -256,6 +256,8 @@ class Settings(BaseSettings):
     plugin_timeout_seconds: Seconds = Field(5, description="Longest run of one plugin hook.")
     plugin_cancel_grace_seconds: Seconds = Field(1, description="Time a hook gets to end after its time-out.")
     plugin_threads: Count = Field(4, description="Threads for the plain `def` hooks of one plugin.")
+    breaker_failures: Count = Field(5, description="Failures of a plugin in a row after which its breaker opens.")
+    breaker_open_seconds: Seconds = Field(30, description="How long a plugin whose breaker is open is not called.")
     plugin_queue: Count = Field(
         1_000, description="Events in memory per plugin; above, stream events wait in the log, others are dropped."
     )

@@ -61,6 +61,12 @@ PLUGIN_CALLS = Counter(
     registry=REGISTRY,
 )  # fmt: skip
 PLUGIN_SECONDS = Histogram("windflow_plugin_call_seconds", "Duration of plugin hooks.", ["plugin"], registry=REGISTRY)
+PLUGIN_BREAKER = Gauge(
+    "windflow_plugin_breaker", "Breaker of a plugin: 0 closed, 1 half open, 2 open.", ["plugin"], registry=REGISTRY
+)
+PLUGIN_BREAKER_OPENED = Counter(
+    "windflow_plugin_breaker_opened", "How often a plugin's breaker opened.", ["plugin"], registry=REGISTRY
+)
 PLUGIN_QUEUE = Gauge("windflow_plugin_queue", "Events that wait for a plugin.", ["plugin"], registry=REGISTRY)
 PLUGIN_LAG = Gauge(
     "windflow_plugin_lag", "Events of the log that a plugin has not handled yet.", ["plugin"], registry=REGISTRY

@@ -23,11 +23,12 @@ async def list_plugins(cli: Cli) -> None:
         cli.output.json({"items": items})
         return
     cli.output.table(
-        ("Name", "State", "Version", "Waiting", "Skipped", "Event types", "Reason"),
+        ("Name", "State", "Breaker", "Version", "Waiting", "Skipped", "Event types", "Reason"),
         (
             (
                 item.get("name"),
                 item.get("state"),
+                item.get("breaker"),
                 item.get("version"),
                 item.get("waiting"),
                 item.get("skipped"),

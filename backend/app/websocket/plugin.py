@@ -10,11 +10,11 @@ import copy
 from typing import Any
 
 from backend.app.schemas.websocket_events import WebSocketEventType
+from backend.app.websocket.call_result import CallResult, CallState
 from backend.app.websocket.plugin_base import WebSocketPlugin
 from backend.app.websocket.plugin_checks import PluginError
 from backend.app.websocket.plugin_context import CopyState, EventEnvelope, PluginContext
 from backend.app.websocket.plugin_lifecycle import PluginLifecycle
-from backend.app.websocket.supervisor import CallResult, CallState
 
 __all__ = [
     "CallResult",

@@ -61,6 +61,8 @@ class PluginCopy:
     scope: containment.TaskScope
     instance: WebSocketPlugin | None = None
     state: CopyState = CopyState.STARTING
+    is_refused: bool = False
+    """Its `initialize` was not called for a cause that passes: it is made up for."""
     calls: set[asyncio.Future[None]] = field(default_factory=set)
     """Running handlers, and `initialize` while it runs: clean-up waits for them."""
 

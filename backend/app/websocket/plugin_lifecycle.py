@@ -18,13 +18,14 @@ from pydantic import BaseModel
 
 from backend.app.schemas.event_spec import EventCatalogue
 from backend.app.websocket import containment
+from backend.app.websocket.call_result import CallResult, CallState
 from backend.app.websocket.plugin_base import WebSocketPlugin, is_per_connection, overrides
 from backend.app.websocket.plugin_checks import PluginError, error_text
 from backend.app.websocket.plugin_context import ConnectionPlugins, CopyState, PluginContext, PluginCopy
 from backend.app.websocket.plugin_hints import assigned_in_initialize
 from backend.app.websocket.plugin_registry import PluginRegistry, Undo
 from backend.app.websocket.plugin_settings import PluginValues
-from backend.app.websocket.supervisor import CallResult, CallState, Supervisor
+from backend.app.websocket.supervisor import Supervisor
 
 ContextFactory = Callable[[WebSocketPlugin], PluginContext]
 
@@ -38,6 +39,10 @@ class PluginLimits(Protocol):
     def plugin_cancel_grace_seconds(self) -> float: ...
     @property
     def plugin_threads(self) -> int: ...
+    @property
+    def breaker_failures(self) -> int: ...
+    @property
+    def breaker_open_seconds(self) -> float: ...
     @property
     def plugin(self) -> Mapping[str, Mapping[str, Any]]: ...
 
@@ -65,6 +70,7 @@ class PluginLifecycle(PluginRegistry):
     def __init__(self, supervisor: Supervisor | None = None, catalogue: EventCatalogue | None = None) -> None:
         super().__init__(catalogue)
         self.supervisor = supervisor or Supervisor()
+        self.supervisor.on_closed = self._back_in_service
         self._connections: weakref.WeakSet[ConnectionPlugins] = weakref.WeakSet()
         self._standings: dict[int, _Standing] = {}
         self._server: tuple[asyncio.AbstractEventLoop, ContextFactory] | None = None
@@ -74,11 +80,13 @@ class PluginLifecycle(PluginRegistry):
         """Starts and stops of plugins that were registered or unregistered while the server runs."""
 
     def configure(self, limits: PluginLimits) -> None:
-        """Take time-outs, the number of threads and the plugins' own values from the settings."""
+        """Take time-outs, breakers, the number of threads and the plugins' own values from the settings."""
         self._values = PluginValues(limits.plugin)
         self.supervisor.default_timeout_seconds = limits.plugin_timeout_seconds
         self.supervisor.cancel_grace_seconds = limits.plugin_cancel_grace_seconds
         self.supervisor.max_threads = limits.plugin_threads
+        self.supervisor.breaker_failures = limits.breaker_failures
+        self.supervisor.breaker_open_seconds = limits.breaker_open_seconds
 
     # ---- the process -----------------------------------------------------------------------------
 
@@ -188,7 +196,21 @@ class PluginLifecycle(PluginRegistry):
             return "it is not registered"
         return None
 
+    def _back_in_service(self, name: str) -> None:
+        plugin = self.get(name)
+        if plugin is not None and self._server is not None and is_per_connection(plugin):
+            self._later(self._initialize_refused, plugin)
+
+    async def _initialize_refused(self, plugin: WebSocketPlugin) -> None:
+        """Initialize a plugin for the connections that came while its breaker was open."""
+        for connection in tuple(self._connections):
+            found, context = connection.find(plugin), connection.context
+            if found is not None and found.is_refused and context is not None:
+                connection.take(plugin)
+                await self.initialize_plugin(plugin, context)
+
     def _added(self, plugin: WebSocketPlugin) -> None:
+        self.supervisor.breakers.pop(plugin.name, None)  # What another one of that name did is not this one's.
         if self._server is not None:
             self._standing(plugin).down = "it is starting"
             self._later(self.start, plugin)
@@ -252,6 +274,7 @@ class PluginLifecycle(PluginRegistry):
                 found.name, "initialize", make, plugin.timeout_seconds, scope=found.scope
             )
             found.state = CopyState.READY if result.is_ok else CopyState.FAILED
+            found.is_refused = result.is_for_now
         except asyncio.CancelledError:
             found.state = CopyState.FAILED
             scope.cancel()

@@ -13,10 +13,12 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from backend.app import metrics
+from backend.app.websocket.call_result import CallResult, CallState, Failure, PluginStats
+from backend.app.websocket.circuit_breaker import BreakerState, CircuitBreaker
 from backend.app.websocket.containment import Leash, Owner, TaskScope, current_owner, drive, position
 from backend.app.websocket.plugin_threads import PluginThreads
 
@@ -24,70 +26,6 @@ logger = logging.getLogger("windflow.plugins")
 
 ERROR_TEXT_BYTES = 8192
 """Most of a traceback that is kept for the operator's page (bytes of UTF-8); the log has all of it."""
-
-
-class CallState(StrEnum):
-    """How a call of plugin code ended."""
-
-    OK = "ok"
-    RAISED = "raised"
-    TIMED_OUT = "timed out"
-    """Cancelled after its time-out."""
-    ABANDONED = "abandoned"
-    """It ignored its cancellation and still runs, or holds a thread."""
-    REFUSED = "refused"
-    """Not called: not admitted, too many abandoned calls, or not initialized on that connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallResult:
-    """The outcome of one call; `value` is what the code returned, `reason` says why a call was refused."""
-
-    state: CallState
-    value: Any = None
-    exception: BaseException | None = None
-    duration_seconds: float = 0.0
-    reason: str | None = None
-    is_for_now: bool = False
-    """Refused for a cause that passes: the same call may be made later."""
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether the code ran to its end."""
-        return self.state is CallState.OK
-
-
-@dataclass(slots=True)
-class PluginStats:
-    """What happened in one plugin since the process started. `failures` counts every call or task that failed."""
-
-    calls: int = 0
-    failures: int = 0
-    consecutive_failures: int = 0
-    timeouts: int = 0
-    """Calls that ended when they were cancelled for running too long; those that did not are `abandoned`."""
-    abandoned: int = 0
-    abandoned_now: int = 0
-    refused: int = 0
-    waiting: int = 0
-    """Events of the log that it has not handled yet."""
-    skipped: int = 0
-    """Events that it will not be given any more: they waited too long, or retention removed them."""
-    task_failures: int = 0
-    tasks_left_behind: int = 0
-    last_error: str | None = None
-    last_error_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One failure, as `on_failure` gets it: for metrics and the breaker. `hook` is `task` for a plugin's own task."""
-
-    plugin: str
-    hook: str
-    event_type: str | None
-    state: CallState
-    exception: BaseException | None
 
 
 @dataclass(eq=False, slots=True)
@@ -116,12 +54,13 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-def _admit_all(_: str) -> bool:
-    return True
+_UNCONDITIONAL = frozenset({"startup", "shutdown", "cleanup"})
+"""Called also while the breaker is open: who made something has to let go of it, and a start is a new beginning."""
+_LEVELS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 class Supervisor:
-    """Runs and counts calls of plugin code. `admit` is asked before each call: the place of a circuit breaker."""
+    """Runs and counts calls of plugin code, each plugin's under a circuit breaker of its own."""
 
     def __init__(
         self,
@@ -130,15 +69,20 @@ class Supervisor:
         cancel_grace_seconds: float = 1.0,
         max_threads: int = 4,
         max_abandoned: int = 16,
+        breaker_failures: int = 5,
+        breaker_open_seconds: float = 30.0,
         on_failure: Callable[[Failure], None] | None = None,
-        admit: Callable[[str], bool] = _admit_all,
     ) -> None:
         self.default_timeout_seconds = default_timeout_seconds
         self.cancel_grace_seconds = cancel_grace_seconds
         self.max_threads = max_threads
         self.max_abandoned = max_abandoned
+        self.breaker_failures = breaker_failures
+        self.breaker_open_seconds = breaker_open_seconds
         self.on_failure = on_failure
-        self.admit = admit
+        self.on_closed: Callable[[str], None] | None = None
+        """Called with the name of a plugin that is called again after its breaker was open."""
+        self.breakers: dict[str, CircuitBreaker] = {}
         self.stats: dict[str, PluginStats] = {}
         self._threads: dict[str, PluginThreads] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
@@ -147,6 +91,30 @@ class Supervisor:
     def stats_of(self, name: str) -> PluginStats:
         """Return the counters of a plugin, new ones at its first mention."""
         return self.stats.setdefault(name, PluginStats())
+
+    def breaker_of(self, name: str) -> CircuitBreaker:
+        """Return the breaker of a plugin, a closed one at its first mention."""
+        found = self.breakers.get(name)
+        if found is None:
+            found = self.breakers[name] = CircuitBreaker(
+                self.breaker_failures, self.breaker_open_seconds, partial(self._breaker_changed, name)
+            )
+            metrics.PLUGIN_BREAKER.labels(name).set(_LEVELS[found.state])
+        return found
+
+    def _breaker_changed(self, name: str, state: BreakerState, reason: str) -> None:
+        metrics.PLUGIN_BREAKER.labels(name).set(_LEVELS[state])
+        extra = {"plugin": name, "state": state.value}
+        if state is BreakerState.OPEN:
+            metrics.PLUGIN_BREAKER_OPENED.labels(name).inc()
+            pause = self.breakers[name].retry_after_seconds
+            logger.error("plugin %s: breaker open, not called for %.0f s: %s", name, pause, reason, extra=extra)
+        elif state is BreakerState.HALF_OPEN:
+            logger.warning("plugin %s: breaker half open, one call is tried", name, extra=extra)
+        else:
+            logger.warning("plugin %s: breaker closed", name, extra=extra)
+            if self.on_closed is not None:
+                self.on_closed(name)
 
     async def call(
         self,
@@ -167,8 +135,8 @@ class Supervisor:
         Tasks that the code makes belong to `scope`; without one nobody ends them. `explain` may return
         a sentence to add to a traceback.
         """
-        stats = self.stats_of(name)
-        if (reason := self._refusal(name, stats)) is not None:
+        stats, breaker = self.stats_of(name), self.breaker_of(name)
+        if (reason := self._refusal(name, hook, stats, breaker)) is not None:
             return self._refuse(name, hook, event_type, reason)
         self._refusing.discard(name)
         stats.calls += 1
@@ -176,12 +144,17 @@ class Supervisor:
         call = _Call(Owner(name, hook, event_type, scope or TaskScope(), self), make_awaitable)
         started = time.perf_counter()
         task = asyncio.get_running_loop().create_task(call.run(), name=f"plugin {name}: {hook}")
-        state = await self._watch(task, call, timeout)
+        try:
+            state = await self._watch(task, call, timeout)
+        except asyncio.CancelledError:
+            breaker.gave_up()
+            raise
         duration = time.perf_counter() - started
         metrics.PLUGIN_CALLS.labels(name, hook, state.value).inc()
         metrics.PLUGIN_SECONDS.labels(name).observe(duration)
         if state is CallState.OK:
             stats.consecutive_failures = 0
+            breaker.succeeded()
             return CallResult(state, call.value, None, duration)
         if state is CallState.RAISED and explain is not None and call.exception is not None:
             _add_note(call.exception, explain)
@@ -225,14 +198,15 @@ class Supervisor:
         threads.limit = self.max_threads
         return threads
 
-    def _refusal(self, name: str, stats: PluginStats) -> str | None:
+    def _refusal(self, name: str, hook: str, stats: PluginStats, breaker: CircuitBreaker) -> str | None:
         """Say why the plugin must not be called now, or None."""
-        if not self.admit(name):
-            return "it is out of service"
         if name in self._threads and self._threads[name].is_exhausted:
             return f"all its {self.max_threads} threads are stuck"
         if stats.abandoned_now >= self.max_abandoned:
             return f"{stats.abandoned_now} of its calls ignore their cancellation and still run"
+        # Asked last: who is admitted may be the probe, and has to be called then.
+        if hook not in _UNCONDITIONAL and not breaker.admit():
+            return f"its breaker is {breaker.state.value}: {breaker.reason}"
         return None
 
     def _refuse(self, name: str, hook: str, event_type: str | None, reason: str) -> CallResult:
@@ -315,6 +289,11 @@ class Supervisor:
         suffix = f" (event {event_type})" if event_type else ""
         extra = {"plugin": name, "hook": hook, "event_type": event_type}
         logger.error("plugin %s: %s%s", name, message, suffix, exc_info=error, extra=extra)
+        threads = self._threads.get(name)
+        if threads is not None and threads.is_exhausted:
+            self.breaker_of(name).trip(f"all its {self.max_threads} threads are stuck")
+        else:
+            self.breaker_of(name).failed(message if error is None else f"{message}: {type(error).__name__}")
         if self.on_failure is not None:
             self.on_failure(Failure(name, hook, event_type, state, error))
 

@@ -17,6 +17,7 @@ from backend.app.realtime.node import Node, register
 from backend.app.realtime.node_hooks import NodeHooks
 from backend.app.realtime.unit_of_work import publish, write_hooks
 from backend.app.schemas.websocket_events import core_catalogue
+from backend.app.websocket.circuit_breaker import CircuitBreaker
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.plugin import PluginContext, WebSocketPlugin, WebSocketPluginManager
 from tests.dispatch_world import make_dispatcher
@@ -192,16 +193,25 @@ async def test_what_retention_removes_while_it_waits_is_counted(world: World) ->
     assert world.manager.supervisor.stats_of("recorder").skipped == 2
 
 
+def held_open(world: World) -> CircuitBreaker:
+    """Open the plugin's breaker for longer than a test."""
+    world.manager.supervisor.breaker_open_seconds = 3600
+    breaker = world.manager.supervisor.breaker_of("recorder")
+    breaker.trip("the test says so")
+    return breaker
+
+
 async def test_while_the_breaker_is_open_stream_events_wait(world: World) -> None:
     """Breaker OPEN → stream events wait in the log; one event asks whether it is over."""
-    is_open = True
-    asked: list[str] = []
+    breaker = held_open(world)
+    asked: list[int] = []
+    admit = breaker.admit
 
-    def admit(name: str) -> bool:
-        asked.append(name)
-        return not is_open
+    def counted() -> bool:
+        asked.append(1)
+        return admit()
 
-    world.manager.supervisor.admit = admit
+    breaker.admit = counted  # type: ignore[method-assign]
     await world.begin(plugin_queue=4)
     for event in await world.commit(10):
         world.dispatcher(event)
@@ -211,7 +221,7 @@ async def test_while_the_breaker_is_open_stream_events_wait(world: World) -> Non
     assert len(asked) == 3  # One probe, not every lane.
     assert await world.cursor() == 0
     assert world.manager.supervisor.stats_of("recorder").waiting == 10
-    is_open = False
+    breaker.reset()
     await until(lambda: sorted(world.plugin.seen) == list(range(1, 11)))
     await world.cursor_is(10)
 
@@ -219,7 +229,7 @@ async def test_while_the_breaker_is_open_stream_events_wait(world: World) -> Non
 @pytest.mark.parametrize("limits", [{"plugin_backlog_events": 3}, {"plugin_backlog_seconds": 0.05}])
 async def test_what_waits_too_long_or_is_too_much_is_skipped_and_counted(world: World, limits: dict[str, Any]) -> None:
     """Up to 10,000 or one hour (settings), then they are skipped, counted and shown."""
-    world.manager.supervisor.admit = lambda _: False
+    breaker = held_open(world)
     await world.begin(plugin_queue=2, **limits)
     skipped = metrics.PLUGIN_SKIPPED.labels("recorder", "waited")
     before = skipped._value.get()
@@ -229,7 +239,7 @@ async def test_what_waits_too_long_or_is_too_much_is_skipped_and_counted(world: 
     stats = world.manager.supervisor.stats_of("recorder")
     await until(lambda: stats.waiting == left)
     assert skipped._value.get() - before == stats.skipped == 10 - left
-    world.manager.supervisor.admit = lambda _: True
+    breaker.reset()
     await until(lambda: world.plugin.seen == list(range(11 - left, 11)))
     await world.cursor_is(10)
 

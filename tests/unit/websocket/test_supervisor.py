@@ -1,4 +1,4 @@
-"""The supervisor: results, time-outs, cancellation of the caller, counters, log records, the seam for a breaker."""
+"""The supervisor: results, time-outs, cancellation of the caller, counters, log records, the breaker."""
 
 import asyncio
 import logging
@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from backend.app.websocket.supervisor import ERROR_TEXT_BYTES, CallState, Failure, Supervisor
+from backend.app.websocket.call_result import CallState, Failure
+from backend.app.websocket.circuit_breaker import BreakerState
+from backend.app.websocket.containment import Owner, TaskScope
+from backend.app.websocket.supervisor import ERROR_TEXT_BYTES, Supervisor
 from tests.plugin_world import DEADLINE_SECONDS, plugin_errors, until, within
 
 
@@ -200,17 +203,76 @@ async def test_what_code_raises_when_its_caller_is_cancelled_is_reported(caplog:
     assert plugin_errors(caplog.records) == [("probe", "hook", None)]
 
 
-async def test_admit_is_asked_before_each_call() -> None:
-    """The seam for a breaker: what is not admitted is not called, and counted."""
-    admitted = {"probe": True}
-    supervisor = Supervisor(admit=lambda name: admitted[name])
+async def test_after_failures_in_a_row_it_is_not_called(caplog: pytest.LogCaptureFixture) -> None:
+    """Failures in a row open the breaker: refused for now and counted, one probe after the pause, one line each."""
+    supervisor = Supervisor(breaker_failures=3, breaker_open_seconds=0.05)
     calls: list[int] = []
-    assert (await supervisor.call("probe", "hook", lambda: calls.append(1))).is_ok
-    admitted["probe"] = False
-    result = await supervisor.call("probe", "hook", lambda: calls.append(2))
-    assert (result.state, result.reason) == (CallState.REFUSED, "it is out of service")
-    assert calls == [1]
-    assert supervisor.stats["probe"].refused == 1
+
+    async def count() -> None:
+        calls.append(1)
+
+    for _ in range(2):
+        await supervisor.call("probe", "handle_event", _fail)
+    assert (await supervisor.call("probe", "handle_event", count)).is_ok  # In a row: this one begins anew.
+    for _ in range(3):
+        await supervisor.call("probe", "handle_event", _fail)
+    breaker = supervisor.breaker_of("probe")
+    assert breaker.state is BreakerState.OPEN
+    result = await supervisor.call("probe", "handle_event", count)
+    assert (result.state, result.is_for_now) == (CallState.REFUSED, True)
+    assert "3 failures in a row; the last: handle_event failed: ValueError" in (result.reason or "")
+    assert (len(calls), supervisor.stats["probe"].refused) == (1, 1)
+    assert (await supervisor.call("other", "handle_event", count)).is_ok
+    assert (await supervisor.call("probe", "cleanup", count)).is_ok  # Who made something has to let go of it.
+    assert breaker.state is BreakerState.OPEN
+    await asyncio.sleep(0.06)
+    assert not (await supervisor.call("probe", "handle_event", _fail)).is_ok
+    assert breaker.state is BreakerState.OPEN
+    await asyncio.sleep(0.06)
+    closed: list[str] = []
+    supervisor.on_closed = closed.append
+    assert (await supervisor.call("probe", "handle_event", count)).is_ok
+    assert (breaker.state, closed) == (BreakerState.CLOSED, ["probe"])
+    told = [record.getMessage() for record in caplog.records if "breaker" in record.getMessage()]
+    assert [text.split(": ")[1].split(",")[0] for text in told if "is not called" not in text] == [
+        "breaker open", "breaker half open", "breaker open", "breaker half open", "breaker closed",
+    ]  # fmt: skip
+
+
+async def test_a_failing_task_and_stuck_threads_open_the_breaker() -> None:
+    """What a plugin's task raises counts as a failure; with all threads stuck it is open at once."""
+    supervisor = Supervisor(0.02, cancel_grace_seconds=0.02, max_threads=1)
+    release = threading.Event()
+    result = await supervisor.call(
+        "stuck", "handle_event", lambda: supervisor.in_thread("stuck", lambda: release.wait(DEADLINE_SECONDS))
+    )
+    assert result.state is CallState.ABANDONED
+    assert supervisor.breaker_of("stuck").reason == "all its 1 threads are stuck"
+    release.set()
+    for _ in range(supervisor.breaker_failures):
+        owner = Owner("tasks", "handle_event", None, TaskScope(), supervisor)
+        supervisor.report_task(owner, ValueError("broken"))
+    assert supervisor.breaker_of("tasks").state is BreakerState.OPEN
+
+
+async def test_a_probe_that_its_caller_gave_up_is_no_answer() -> None:
+    """A cancelled probe leaves the next call to be the probe."""
+    supervisor = Supervisor(60, breaker_failures=1, breaker_open_seconds=0.01)
+    await supervisor.call("probe", "handle_event", _fail)
+    await asyncio.sleep(0.02)
+    entered = asyncio.Event()
+
+    async def hang() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    caller = asyncio.create_task(supervisor.call("probe", "handle_event", hang))
+    await within(entered.wait())
+    assert not (await supervisor.call("probe", "handle_event", asyncio.Event)).is_ok
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert (await supervisor.call("probe", "handle_event", lambda: 7)).value == 7
+    assert supervisor.breaker_of("probe").state is BreakerState.CLOSED
 
 
 async def test_the_kept_text_of_an_error_is_bounded() -> None:
@@ -273,9 +335,9 @@ async def test_plain_functions_run_beside_the_loop_with_the_callers_context() ->
 
 
 async def test_when_all_threads_are_stuck_calls_are_refused_and_counted() -> None:
-    """At most 4 threads per plugin; all stuck means that it is not called; it is again when they return."""
+    """At most 4 threads per plugin; all stuck means that it is not called; it is again after they return."""
     release = threading.Event()
-    supervisor = Supervisor(0.02, cancel_grace_seconds=0.01, max_threads=4)
+    supervisor = Supervisor(0.02, cancel_grace_seconds=0.01, max_threads=4, breaker_open_seconds=0.01)
 
     def block() -> None:
         release.wait(DEADLINE_SECONDS)
@@ -292,4 +354,5 @@ async def test_when_all_threads_are_stuck_calls_are_refused_and_counted() -> Non
     finally:
         release.set()
     await until(lambda: supervisor.stats["probe"].abandoned_now == 0)
+    await until(lambda: supervisor.breaker_of("probe").retry_after_seconds == 0)
     assert (await supervisor.call("probe", "hook", lambda: supervisor.in_thread("probe", lambda: 2))).value == 2

@@ -11,6 +11,7 @@ from backend.app.api.services import Services
 from backend.app.api.strict_route import StrictRoute
 from backend.app.auth.permissions import Caller, Permission
 from backend.app.schemas.errors import not_found
+from backend.app.websocket.circuit_breaker import BreakerState
 from backend.app.websocket.plugin import WebSocketPlugin
 
 router = APIRouter(prefix="/plugins", tags=["plugins"], route_class=StrictRoute)
@@ -32,6 +33,15 @@ class PluginAnswer(Answer):
     calls: int = 0
     failures: int = 0
     timeouts: int = 0
+    abandoned: int = 0
+    """Calls that ignored their cancellation."""
+    refused: int = 0
+    """Calls that were not made."""
+    breaker: BreakerState = BreakerState.CLOSED
+    breaker_reason: str | None = None
+    """Why it is not closed."""
+    retry_after_seconds: float = 0
+    """How long an open breaker lets no call through."""
     waiting: int = 0
     """Stream events that it has not handled yet."""
     skipped: int = 0
@@ -54,7 +64,8 @@ class PluginDetail(PluginAnswer):
 
 
 def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
-    stats = services.plugins.supervisor.stats.get(plugin.name)
+    supervisor = services.plugins.supervisor
+    stats, breaker = supervisor.stats_of(plugin.name), supervisor.breaker_of(plugin.name)
     types = plugin.event_types
     reason = services.plugins.failures.get(plugin.name)
     return PluginAnswer(
@@ -64,12 +75,17 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
         version=plugin.version,
         event_types=None if types is None else [str(name) for name in types],
         message_types=[str(name) for name in plugin.message_types],
-        calls=stats.calls if stats else 0,
-        failures=stats.failures if stats else 0,
-        timeouts=stats.timeouts if stats else 0,
-        waiting=stats.waiting if stats else 0,
-        skipped=stats.skipped if stats else 0,
-        last_error=stats.last_error if stats else None,
+        calls=stats.calls,
+        failures=stats.failures,
+        timeouts=stats.timeouts,
+        abandoned=stats.abandoned,
+        refused=stats.refused,
+        breaker=breaker.state,
+        breaker_reason=breaker.reason,
+        retry_after_seconds=round(breaker.retry_after_seconds, 3),
+        waiting=stats.waiting,
+        skipped=stats.skipped,
+        last_error=stats.last_error,
     )
 
 
