@@ -29,6 +29,7 @@ from backend.app.data_folder import DataFolderLock
 from backend.app.database import db
 from backend.app.operations.bootstrap import FirstAdmin, first_start
 from backend.app.operations.deployments import Deployments
+from backend.app.operations.disabled_plugins import DisabledPlugins
 from backend.app.operations.events import Events
 from backend.app.operations.housekeeping import Housekeeping
 from backend.app.operations.leases import LeaseSweeper
@@ -64,7 +65,6 @@ from backend.app.websocket.commands import Commands
 from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.cursor_log import CursorLog
-from backend.app.websocket.discovery import discover, names_without_plugin
 from backend.app.websocket.dispatch_limits import DispatchLimits
 from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.drain import Drain
@@ -74,8 +74,8 @@ from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.liveness import LivenessRules
 from backend.app.websocket.node_keeper import NodeKeeper
 from backend.app.websocket.plugin import plugin_manager
-from backend.app.websocket.plugin_settings import PluginValues
-from backend.app.websocket.plugins import default_plugins
+from backend.app.websocket.plugin_start import start_plugins
+from backend.app.websocket.plugin_switchboard import Switchboard
 
 logger = logging.getLogger("windflow")
 
@@ -162,7 +162,7 @@ class WindFlow:
         for listener in (hub.deliver, access, dispatcher):
             stack.callback(bus.listen(listener))
         stack.push_async_callback(access.stop)
-        await self._start_plugins(stack, contexts, dispatcher)
+        await start_plugins(stack, settings, contexts, dispatcher, services.switchboard)
         await keeper.round()
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
         poll = HeadPoll(
@@ -174,6 +174,7 @@ class WindFlow:
             Periodic("housekeeping", tidy, settings.housekeeping_seconds),
             Periodic("retention", Retention(db, settings).run, settings.retention_seconds),
             Periodic("access check", access.check_all, settings.recheck_seconds),
+            Periodic("plugins in service", services.switchboard.apply, settings.recheck_seconds),
             Periodic("head poll", poll.look, settings.poll_seconds),
         ):
             stack.push_async_callback(_owned(work.run()))
@@ -275,34 +276,11 @@ class WindFlow:
             notifications=notifications_,
             events=Events(db, settings, catalogue, bus.hand_on, deployments_, notifications_, hub.push_raw),
             plugins=plugin_manager,
+            switchboard=Switchboard(plugin_manager, DisabledPlugins(db)),
             hub=hub,
             drain=drain,
             request_secret=derived(secret, "idempotency"),
         )
-
-    async def _start_plugins(self, stack: AsyncExitStack, contexts: Contexts, dispatcher: Dispatcher) -> None:
-        """Register the default plugins and the discovered ones, and start them; undone at the end."""
-        before = plugin_manager.plugins
-        plugin_manager.configure(self.settings)
-        found = discover(plugin_manager, self.settings)
-        values = PluginValues(self.settings.plugin)
-        for sentence in values.unclaimed(plugin_manager.plugins, names_without_plugin(found)):
-            logger.warning(sentence)
-        stack.callback(default_plugins.attach(plugin_manager))
-        dispatcher.start(plugin_manager.plugins)
-        stack.callback(plugin_manager.on_registered(dispatcher.welcome))
-        stack.callback(plugin_manager.on_unregistered(dispatcher.forget))
-        stack.callback(self._unregister_all_but, before)
-        stack.push_async_callback(plugin_manager.shutdown_all)
-        stack.push_async_callback(dispatcher.stop, self.settings.plugin_timeout_seconds)
-        await plugin_manager.startup_all(contexts.for_startup())
-
-    @staticmethod
-    def _unregister_all_but(kept: tuple[Any, ...]) -> None:
-        for plugin in plugin_manager.plugins:
-            # By identity: plugin code decides what is equal.
-            if not any(plugin is each for each in kept):
-                plugin_manager.unregister(plugin.name)
 
     @staticmethod
     async def _start_sweeper(stack: AsyncExitStack, sweeper: LeaseSweeper) -> None:

@@ -24,6 +24,7 @@ from backend.app.realtime.hub import Hub
 from backend.app.realtime.node import Node
 from backend.app.websocket.drain import Drain
 from backend.app.websocket.plugin import WebSocketPluginManager
+from backend.app.websocket.plugin_switchboard import Switchboard
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Services:
     notifications: Notifications
     events: Events
     plugins: WebSocketPluginManager
+    switchboard: Switchboard
     hub: Hub
     drain: Drain
     request_secret: bytes

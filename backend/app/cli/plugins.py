@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
     from backend.app.websocket.discovery import Discovered
 
 app = typer.Typer(no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The plugin's name, as `plugin list` shows it.")]
+
+_SHOWN = (
+    ("Name", "name"), ("State", "state"), ("Reason", "reason"), ("Breaker", "breaker"),
+    ("Open because", "breakerReason"), ("Called again in seconds", "retryAfterSeconds"), ("Version", "version"),
+    ("Event types", "eventTypes"), ("Calls", "calls"), ("Failures", "failures"), ("Over time", "timeouts"),
+    ("Abandoned", "abandoned"), ("Refused", "refused"), ("Waiting", "waiting"), ("Skipped", "skipped"),
+)  # fmt: skip
 
 
 @command(app, "list")
@@ -39,6 +49,49 @@ async def list_plugins(cli: Cli) -> None:
         ),
         empty="No plugins.",
     )
+
+
+@command(app, "info")
+async def info(cli: Cli, name: NameArgument) -> None:
+    """Show one plugin: how its calls went, its breaker, its last error (superusers)."""
+    async with cli.client() as client:
+        found = await client.get(f"plugins/{quote(name, safe='')}")
+    if cli.output.is_json:
+        cli.output.json(found)
+        return
+    shown = {**found, "eventTypes": ", ".join(found.get("eventTypes") or ("all",)), "lastError": None}
+    cli.output.table(("Field", "Value"), ((field, shown.get(key)) for field, key in _SHOWN if shown.get(key)), empty="")
+    if found.get("lastError"):
+        cli.output.say(str(found["lastError"]))
+
+
+@command(app, "disable")
+async def disable(cli: Cli, name: NameArgument) -> None:
+    """Take a plugin out of service, also after a restart (superusers)."""
+    await _act(cli, name, "disable", "out of service")
+
+
+@command(app, "enable")
+async def enable(cli: Cli, name: NameArgument) -> None:
+    """Put a plugin back into service; it gets the events from now on (superusers)."""
+    await _act(cli, name, "enable", "in service")
+
+
+@command(app, "reset")
+async def reset(cli: Cli, name: NameArgument) -> None:
+    """Close a plugin's breaker, or start it again if its start failed (superusers)."""
+    await _act(cli, name, "reset", "called again")
+
+
+async def _act(cli: Cli, name: str, act: str, done: str) -> None:
+    async with cli.client() as client:
+        found = await client.post(f"plugins/{quote(name, safe='')}/{act}")
+    if cli.output.is_json:
+        cli.output.json(found)
+    elif found.get("state") == "failed":
+        cli.output.warn(f"{name}: {found.get('reason')}")
+    else:
+        cli.output.say(f"Plugin {name} is {done}.")
 
 
 @command(app, "check")

@@ -2,6 +2,7 @@
 
 from backend.app.models.audit_record import AuditHead, AuditRecord
 from backend.app.models.deployment import Deployment, DeploymentLog
+from backend.app.models.disabled_plugin import DisabledPlugin
 from backend.app.models.event_record import EventRecord, EventStream, LatestValue
 from backend.app.models.idempotency import IdempotencyKey
 from backend.app.models.node import Node, PluginCursor
@@ -17,6 +18,7 @@ __all__ = [
     "AuditRecord",
     "Deployment",
     "DeploymentLog",
+    "DisabledPlugin",
     "EventRecord",
     "EventStream",
     "IdempotencyKey",

@@ -10,9 +10,9 @@ import asyncio
 import copy
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -23,28 +23,12 @@ from backend.app.websocket.plugin_base import WebSocketPlugin, is_per_connection
 from backend.app.websocket.plugin_checks import PluginError, error_text
 from backend.app.websocket.plugin_context import ConnectionPlugins, CopyState, PluginContext, PluginCopy
 from backend.app.websocket.plugin_hints import assigned_in_initialize
+from backend.app.websocket.plugin_limits import PluginLimits
 from backend.app.websocket.plugin_registry import PluginRegistry, Undo
 from backend.app.websocket.plugin_settings import PluginValues
 from backend.app.websocket.supervisor import Supervisor
 
 ContextFactory = Callable[[WebSocketPlugin], PluginContext]
-
-
-class PluginLimits(Protocol):
-    """The settings that the manager reads."""
-
-    @property
-    def plugin_timeout_seconds(self) -> float: ...
-    @property
-    def plugin_cancel_grace_seconds(self) -> float: ...
-    @property
-    def plugin_threads(self) -> int: ...
-    @property
-    def breaker_failures(self) -> int: ...
-    @property
-    def breaker_open_seconds(self) -> float: ...
-    @property
-    def plugin(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -112,6 +96,12 @@ class PluginLifecycle(PluginRegistry):
         finally:
             self._server = None
             self._undo_containment()
+
+    async def settled(self) -> None:
+        """Wait until every plugin that was registered or unregistered up to now is started or stopped."""
+        await asyncio.sleep(0)  # A start or stop begins with the loop's next step.
+        while self._late:
+            await asyncio.wait(tuple(self._late))
 
     async def start(self, plugin: WebSocketPlugin) -> CallResult:
         """Run a plugin's `startup`, then its `initialize` for every open connection.

@@ -27,6 +27,7 @@ class PluginRegistry:
     def __init__(self, catalogue: EventCatalogue | None = None) -> None:
         self.catalogue = core_catalogue() if catalogue is None else catalogue
         self._plugins: list[WebSocketPlugin] = []
+        self._aside: dict[str, WebSocketPlugin] = {}
         self._failures: dict[str, str] = {}
         self._callbacks: list[Callable[[WebSocketPlugin], None]] = []
         self._farewells: list[Callable[[WebSocketPlugin], None]] = []
@@ -38,6 +39,11 @@ class PluginRegistry:
     def plugins(self) -> tuple[WebSocketPlugin, ...]:
         """The registered instances."""
         return tuple(self._plugins)
+
+    @property
+    def aside(self) -> Mapping[str, WebSocketPlugin]:
+        """The plugins that were set aside, by name."""
+        return MappingProxyType(self._aside)
 
     @property
     def message_types(self) -> Mapping[str, WebSocketPlugin]:
@@ -88,6 +94,26 @@ class PluginRegistry:
         if plugin is None:
             raise KeyError(name)
         self._remove(plugin)
+
+    def set_aside(self, name: str) -> None:
+        """Unregister a plugin, and keep it for `bring_back`; a name that is not registered raises KeyError."""
+        plugin = self.get(name)
+        if plugin is None:
+            raise KeyError(name)
+        self._aside[name] = plugin
+        self._remove(plugin)
+
+    def bring_back(self, name: str) -> None:
+        """Register a plugin that was set aside; KeyError for any other, and what `register` raises."""
+        self.register(self._aside[name])
+        del self._aside[name]
+
+    def drop_aside(self, kept: Sequence[WebSocketPlugin]) -> None:
+        """Forget what was set aside; those of `kept` are registered again."""
+        aside, self._aside = self._aside, {}
+        for plugin in aside.values():
+            if any(plugin is each for each in kept):
+                self.register(plugin)
 
     def on_registered(self, callback: Callable[[WebSocketPlugin], None]) -> Undo:
         """Call back with every plugin that is registered from now on; return what ends that."""

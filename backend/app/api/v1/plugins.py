@@ -6,15 +6,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends
 
 from backend.app.api.dependencies import Allowed, UseServices
+from backend.app.api.refusals import AUTHENTICATED, refusals
 from backend.app.api.schema import Answer
 from backend.app.api.services import Services
 from backend.app.api.strict_route import StrictRoute
 from backend.app.auth.permissions import Caller, Permission
-from backend.app.schemas.errors import not_found
+from backend.app.schemas.errors import ErrorCode, not_found
 from backend.app.websocket.circuit_breaker import BreakerState
 from backend.app.websocket.plugin import WebSocketPlugin
 
 router = APIRouter(prefix="/plugins", tags=["plugins"], route_class=StrictRoute)
+
+_FOUND = {**AUTHENTICATED, **refusals(ErrorCode.NOT_FOUND)}
 
 Superuser = Annotated[Caller, Depends(Allowed(Permission.PLUGINS_MANAGE))]
 
@@ -23,7 +26,7 @@ class PluginAnswer(Answer):
     """One plugin."""
 
     name: str
-    state: Literal["enabled", "failed"]
+    state: Literal["enabled", "disabled", "failed"]
     version: str | None = None
     event_types: Sequence[str] | None = None
     """None: every event."""
@@ -66,14 +69,13 @@ class PluginDetail(PluginAnswer):
 def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
     supervisor = services.plugins.supervisor
     stats, breaker = supervisor.stats_of(plugin.name), supervisor.breaker_of(plugin.name)
-    types = plugin.event_types
     reason = services.plugins.failures.get(plugin.name)
     return PluginAnswer(
         name=plugin.name,
         state="failed" if reason else "enabled",
         reason=reason,
         version=plugin.version,
-        event_types=None if types is None else [str(name) for name in types],
+        event_types=_types(plugin.event_types),
         message_types=[str(name) for name in plugin.message_types],
         calls=stats.calls,
         failures=stats.failures,
@@ -89,15 +91,30 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
     )
 
 
+def _types(declared: Sequence[str] | None) -> list[str] | None:
+    return None if declared is None else [str(name) for name in declared]
+
+
 def _all(services: Services) -> list[PluginAnswer]:
     found = [_shown(services, plugin) for plugin in services.plugins.plugins]
     known = {plugin.name for plugin in found}
+    aside = [
+        PluginAnswer(
+            name=name,
+            state="disabled",
+            version=plugin.version,
+            event_types=_types(plugin.event_types),
+            message_types=[str(kind) for kind in plugin.message_types],
+        )
+        for name, plugin in services.plugins.aside.items()
+    ]
+    known.update(plugin.name for plugin in aside)
     failed = [
         PluginAnswer(name=name, state="failed", reason=reason)
         for name, reason in services.plugins.failures.items()
         if name not in known
     ]
-    return sorted(found + failed, key=lambda plugin: plugin.name)
+    return sorted(found + aside + failed, key=lambda plugin: plugin.name)
 
 
 @router.get("", response_model=PluginsAnswer)
@@ -106,11 +123,36 @@ async def list_plugins(services: UseServices, caller: Superuser) -> PluginsAnswe
     return PluginsAnswer(items=_all(services), positions=await services.positions(caller.principal.organization_id))
 
 
-@router.get("/{name}", response_model=PluginDetail)
-async def get_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
-    """Show one plugin with its last error."""
+async def _detail(services: Services, name: str, caller: Caller) -> PluginDetail:
     for plugin in _all(services):
         if plugin.name == name:
             positions = await services.positions(caller.principal.organization_id)
             return PluginDetail(**plugin.model_dump(by_alias=False), positions=positions)
     raise not_found("plugin")
+
+
+@router.get("/{name}", response_model=PluginDetail, responses=_FOUND)
+async def get_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
+    """Show one plugin with its last error."""
+    return await _detail(services, name, caller)
+
+
+@router.post("/{name}/disable", response_model=PluginDetail, responses=_FOUND)
+async def disable_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
+    """Take a plugin out of service, also after a restart. It is cleaned up and shut down."""
+    await services.switchboard.disable(caller, name)
+    return await _detail(services, name, caller)
+
+
+@router.post("/{name}/enable", response_model=PluginDetail, responses={**_FOUND, **refusals(ErrorCode.NAME_TAKEN)})
+async def enable_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
+    """Put a plugin back into service: it is started, and gets the events from now on."""
+    await services.switchboard.enable(caller, name)
+    return await _detail(services, name, caller)
+
+
+@router.post("/{name}/reset", response_model=PluginDetail, responses=_FOUND)
+async def reset_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
+    """Close a plugin's breaker; one whose start failed is started again. On the server that is asked."""
+    await services.switchboard.reset(caller, name)
+    return await _detail(services, name, caller)
