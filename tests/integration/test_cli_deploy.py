@@ -195,7 +195,7 @@ async def test_a_server_that_restarts_misses_nothing(own_database: dict[str, str
     async with server_process(tmp_path / "server", own_database) as first:
         port = int(first.url.rpartition(":")[2])
         admin = await Person(first.url, tmp_path / "admin").login("admin", PASSWORD)
-        starting = admin.start("deploy", *python(source))
+        starting = admin.start("deploy", "--deliver-for", "120", *python(source))
         run = await starting.__aenter__()
         deployment_id = await run.deployment_id()
         await run.until_out("early 199")
