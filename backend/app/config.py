@@ -258,6 +258,9 @@ class Settings(BaseSettings):
     plugin_threads: Count = Field(4, description="Threads for the plain `def` hooks of one plugin.")
     breaker_failures: Count = Field(5, description="Failures of a plugin in a row after which its breaker opens.")
     breaker_open_seconds: Seconds = Field(30, description="How long a plugin whose breaker is open is not called.")
+    loop_block_seconds: Seconds = Field(0.1, description="What blocks the event loop for longer is named in the log.")
+    loop_block_offences: Count = Field(5, description="Blocks of the event loop by one plugin that open its breaker.")
+    loop_block_window_seconds: Seconds = Field(60, description="The time within which they have to come.")
     plugin_queue: Count = Field(
         1_000, description="Events in memory per plugin; above, stream events wait in the log, others are dropped."
     )

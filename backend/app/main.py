@@ -72,6 +72,7 @@ from backend.app.websocket.endpoint import Endpoint
 from backend.app.websocket.event_streams import EventStreams
 from backend.app.websocket.heartbeat import Heartbeat
 from backend.app.websocket.liveness import LivenessRules
+from backend.app.websocket.loop_blocks import watching
 from backend.app.websocket.node_keeper import NodeKeeper
 from backend.app.websocket.plugin import plugin_manager
 from backend.app.websocket.plugin_start import start_plugins
@@ -159,6 +160,7 @@ class WindFlow:
         keeper = NodeKeeper(log, hooks, dispatcher, settings)
         stack.push_async_callback(keeper.release)
         stack.push_async_callback(_owned(keeper.run()))
+        stack.enter_context(watching(plugin_manager.supervisor, settings, lambda: plugin_manager.plugins))
         for listener in (hub.deliver, access, dispatcher):
             stack.callback(bus.listen(listener))
         stack.push_async_callback(access.stop)

@@ -67,6 +67,16 @@ PLUGIN_BREAKER = Gauge(
 PLUGIN_BREAKER_OPENED = Counter(
     "windflow_plugin_breaker_opened", "How often a plugin's breaker opened.", ["plugin"], registry=REGISTRY
 )
+PLUGIN_LOOP_BLOCKS = Counter(
+    "windflow_plugin_loop_blocks", "Times that a plugin blocked the event loop.", ["plugin"], registry=REGISTRY
+)
+LOOP_BLOCKS = Counter(
+    "windflow_loop_blocks", "Times that the event loop was blocked, by plugins or by the server itself.",
+    registry=REGISTRY,
+)  # fmt: skip
+LOOP_BLOCKED_SECONDS = Counter(
+    "windflow_loop_blocked_seconds", "How long the event loop was blocked in all of them.", registry=REGISTRY
+)
 PLUGIN_QUEUE = Gauge("windflow_plugin_queue", "Events that wait for a plugin.", ["plugin"], registry=REGISTRY)
 PLUGIN_LAG = Gauge(
     "windflow_plugin_lag", "Events of the log that a plugin has not handled yet.", ["plugin"], registry=REGISTRY

@@ -54,6 +54,8 @@ class PluginStats:
     skipped: int = 0
     """Events that it will not be given any more: they waited too long, or retention removed them."""
     task_failures: int = 0
+    loop_blocks: int = 0
+    """Times that it blocked the event loop."""
     tasks_left_behind: int = 0
     last_error: str | None = None
     last_error_at: datetime | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 _SERVER = str(Path(__file__).parents[1]) + os.sep
@@ -213,6 +214,24 @@ async def contained(coroutine: Coroutine[Any, Any, T], owner: Owner, leash: Leas
         if task is not None and not task.cancelling():
             owner.reporter.report_task(owner, error)
         raise
+
+
+_NAMING_AN_OWNER = {contained.__code__}
+"""Code whose frames hold the owner of what runs inside them in the local variable `owner`."""
+
+
+def names_owner(function: F) -> F:
+    """Mark a function whose local variable `owner` says whose code runs inside it."""
+    _NAMING_AN_OWNER.add(function.__code__)
+    return function
+
+
+def owner_of(frame: types.FrameType) -> Owner | None:
+    """Return whose code runs inside a frame, None if the frame itself does not say. For any thread's frames."""
+    if frame.f_code not in _NAMING_AN_OWNER:
+        return None
+    owner = frame.f_locals.get("owner")
+    return owner if isinstance(owner, Owner) else None
 
 
 def _adopt(task: AnyTask, coroutine: Coroutine[Any, Any, Any], owner: Owner, leash: Leash) -> None:

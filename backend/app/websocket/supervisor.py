@@ -19,7 +19,7 @@ from typing import Any
 from backend.app import metrics
 from backend.app.websocket.call_result import CallResult, CallState, Failure, PluginStats
 from backend.app.websocket.circuit_breaker import BreakerState, CircuitBreaker
-from backend.app.websocket.containment import Leash, Owner, TaskScope, current_owner, drive, position
+from backend.app.websocket.containment import Leash, Owner, TaskScope, current_owner, drive, names_owner, position
 from backend.app.websocket.plugin_threads import PluginThreads
 
 logger = logging.getLogger("windflow.plugins")
@@ -38,9 +38,11 @@ class _Call:
     value: Any = None
     exception: BaseException | None = None
 
+    @names_owner
     async def run(self) -> None:
         """Run the code; never raises, since asyncio lets SystemExit and KeyboardInterrupt of a task end the loop."""
-        current_owner.set(self.owner)
+        owner = self.owner
+        current_owner.set(owner)
         try:
             value = self.make_awaitable()
             if inspect.isawaitable(value):

@@ -40,6 +40,8 @@ class PluginAnswer(Answer):
     """Calls that ignored their cancellation."""
     refused: int = 0
     """Calls that were not made."""
+    loop_blocks: int = 0
+    """Times that it blocked the event loop."""
     breaker: BreakerState = BreakerState.CLOSED
     breaker_reason: str | None = None
     """Why it is not closed."""
@@ -82,6 +84,7 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
         timeouts=stats.timeouts,
         abandoned=stats.abandoned,
         refused=stats.refused,
+        loop_blocks=stats.loop_blocks,
         breaker=breaker.state,
         breaker_reason=breaker.reason,
         retry_after_seconds=round(breaker.retry_after_seconds, 3),
