@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -244,6 +245,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         scope = getattr(self, "scope", None)
         if scope is not None:
             scope["extensions"][EXTENSION] = self
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if self.close_sent and self.initial_response is not None:
+            # uvicorn takes an HTTP answer in place of the upgrade for no answer at all, and logs that as an ERROR.
+            self.handshake_complete = True
 
     def handle_close(self, event: Frame) -> None:
         """Answer the client's close frame; a client that does not read the answer is not waited for."""
