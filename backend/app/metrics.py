@@ -85,6 +85,10 @@ PLUGIN_SKIPPED = Counter(
     "windflow_plugin_skipped", "Events of the log that a plugin is not given any more, by reason.",
     ["plugin", "reason"], registry=REGISTRY,
 )  # fmt: skip
+WEBHOOK_DELIVERIES = Counter(
+    "windflow_webhook_deliveries", "Attempts to deliver an event to a webhook receiver, by outcome.", ["outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
 NODES_TAKEN_OVER = Counter(
     "windflow_nodes_taken_over", "Dead servers whose unhandled events this one took over.", registry=REGISTRY
 )

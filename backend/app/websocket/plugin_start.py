@@ -11,7 +11,7 @@ from backend.app.websocket.dispatcher import Dispatcher
 from backend.app.websocket.plugin import WebSocketPlugin, plugin_manager
 from backend.app.websocket.plugin_settings import PluginValues
 from backend.app.websocket.plugin_switchboard import Switchboard
-from backend.app.websocket.plugins import default_plugins
+from backend.app.websocket.plugins import OPTIONAL_NAMES, default_plugins
 
 logger = logging.getLogger("windflow")
 
@@ -22,9 +22,10 @@ async def start_plugins(
     """Register the default plugins and the discovered ones but those out of service, and start them."""
     before = plugin_manager.plugins
     plugin_manager.configure(settings)
+    stack.callback(default_plugins.add_configured(settings.plugin))
     found = discover(plugin_manager, settings)
     values = PluginValues(settings.plugin)
-    for sentence in values.unclaimed(plugin_manager.plugins, names_without_plugin(found)):
+    for sentence in values.unclaimed(plugin_manager.plugins, names_without_plugin(found) | OPTIONAL_NAMES):
         logger.warning(sentence)
     stack.callback(default_plugins.attach(plugin_manager))
     stack.callback(plugin_manager.drop_aside, before)

@@ -5,14 +5,20 @@ once, by the manager that is attached to it. Importing this registers nothing.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Callable, Collection, Iterable
 from typing import Self, SupportsIndex
 
 from backend.app.websocket.plugin import WebSocketPlugin, WebSocketPluginManager
 from backend.app.websocket.plugins.audit_logger import AuditLoggerPlugin
 from backend.app.websocket.plugins.deployment_monitor import DeploymentMonitorPlugin
 
-CORE_MODULES = frozenset({"audit_logger", "deployment_monitor"})
+_OPTIONAL = {
+    "webhook": "WebhookPlugin",
+}
+"""Plugins that are registered only on a server that has settings for them, by module, which is their name, too."""
+OPTIONAL_NAMES = frozenset(_OPTIONAL)
+CORE_MODULES = frozenset({"audit_logger", "deployment_monitor"}) | OPTIONAL_NAMES
 """The modules of this folder that are WindFlow's own; every other one was dropped in."""
 
 
@@ -30,6 +36,23 @@ class DefaultPlugins(list[WebSocketPlugin]):
         def undo() -> None:
             with contextlib.suppress(ValueError):
                 self._managers.remove(manager)
+
+        return undo
+
+    def add_configured(self, names: Collection[str]) -> Callable[[], None]:
+        """Add the optional plugins that are named, letter case aside; return what takes them out again.
+
+        What nobody configured is not even imported.
+        """
+        wanted = {name.lower() for name in names}
+        added: list[WebSocketPlugin] = []
+        for name, class_name in _OPTIONAL.items():
+            if name in wanted:
+                added.append(getattr(importlib.import_module(f"{__name__}.{name}"), class_name)())
+        super().extend(added)
+
+        def undo() -> None:
+            self[:] = [plugin for plugin in self if not any(plugin is each for each in added)]
 
         return undo
 
@@ -56,4 +79,4 @@ class DefaultPlugins(list[WebSocketPlugin]):
 default_plugins = DefaultPlugins([AuditLoggerPlugin(), DeploymentMonitorPlugin()])
 """What is registered at start-up. `default_plugins.append(MyPlugin())` adds one, before or after."""
 
-__all__ = ["AuditLoggerPlugin", "DefaultPlugins", "DeploymentMonitorPlugin", "default_plugins"]
+__all__ = ["OPTIONAL_NAMES", "AuditLoggerPlugin", "DefaultPlugins", "DeploymentMonitorPlugin", "default_plugins"]
