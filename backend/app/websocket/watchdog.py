@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Protocol
 
 from backend.app.websocket.containment import Owner, owner_of
+from backend.app.websocket.thread_share import ThreadShare
 
 logger = logging.getLogger("windflow.plugins")
 
@@ -71,7 +72,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Begin; `report` is called on the loop with each block, once the loop runs again."""
-        arguments = asyncio.get_running_loop(), threading.get_ident()
+        arguments = asyncio.get_running_loop(), threading.get_ident(), ThreadShare(threading.get_native_id())
         self._thread = threading.Thread(target=self._run, args=arguments, name="watchdog", daemon=True)
         self._thread.start()
 
@@ -82,11 +83,11 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join(self._block_seconds)
 
-    def _run(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, thread: int, share: ThreadShare) -> None:
         half = self._block_seconds / 2
         while not self._is_stopping.wait(half):
             self._answered.clear()
-            began = time.monotonic()
+            began, ran_before = time.monotonic(), share.ran_seconds()
             try:
                 loop.call_soon_threadsafe(self._answered.set)
                 if self._answered.wait(half):
@@ -97,6 +98,8 @@ class Watchdog:
                 now = self._look(thread)
                 if self._is_stopping.is_set():
                     return
+                if share.was_kept_waiting(ran_before, time.monotonic() - began):
+                    continue  # It wanted to run and the machine did not let it: nobody's code is to blame.
                 block = self._tell(began, before, now)
                 loop.call_soon_threadsafe(self._report, block)
             except RuntimeError:
