@@ -214,12 +214,13 @@ def _compiler() -> str:
 
 @pytest.mark.node
 def test_the_typescript_compiles_in_strict_mode(tmp_path: Path) -> None:
-    """types.ts with and without plugins, and the example of its README, compile under `tsc --strict`."""
+    """types.ts with and without plugins, the client and the example of its README compile under `tsc --strict`."""
     example = re.search(r"```ts\n(.*?)```", (FOLDER / "README.md").read_text(encoding="utf-8"), re.S)
     assert example is not None
     files: dict[str, str] = {
+        **{path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.ts")},
         "types.ts": generate(core_catalogue()),
-        "client.ts": example.group(1),
+        "example.ts": example.group(1),
         "plugins.ts": generate(EventCatalogue([*CORE_EVENTS, *BUILD_EVENTS, *OTHER_EVENTS])),
     }
     for name, text in files.items():
