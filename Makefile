@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
+# The tests start hundreds of servers and commands: they are compiled once, also where the machine says never.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help run test prove check bench bench-compare contract docs clean
 
@@ -37,7 +39,7 @@ test: $(VENV)/dev.stamp  ## every test, with short settings and small counts
 	@$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
 
 prove: $(VENV)/dev.stamp  ## the same tests with the numbers that were asked for; writes docs/reference/figures.md
-	@WINDFLOW_TEST_PROVE=1 $(PYTEST) -o timeout=900 $(ARGS); status=$$?; $(BIN)/python scripts/abuse.py; exit $$status
+	@WINDFLOW_TEST_PROVE=1 $(PYTEST) -o timeout=900 -o asyncio_debug=false $(ARGS); status=$$?; $(BIN)/python scripts/abuse.py; exit $$status
 
 check: $(VENV)/dev.stamp  ## style, types, layers, contract, known vulnerabilities
 	@$(BIN)/ruff check .

@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     http_body_timeout_seconds: Seconds = Field(600, description="Time for a whole request body, however it trickles.")
     http_response_stall_seconds: Seconds = Field(120, description="A client that takes no byte of its answer is cut.")
     tcp_user_timeout_seconds: Seconds = Field(
-        150, description="The kernel frees a peer that vanished (Linux); above every limit for a slow reader."
+        900, description="The kernel frees the peer of a request that vanished (Linux); for it, a slow reader did, too."
     )
     max_tcp_connections: Count = Field(
         default_factory=_connections_by_default,

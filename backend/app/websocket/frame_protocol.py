@@ -213,6 +213,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                # To the kernel a slow reader is dead that never has room for a whole segment.
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         self.transport.set_write_buffer_limits(high=self.limits.high_water_bytes)
 
     def data_received(self, data: bytes) -> None:
