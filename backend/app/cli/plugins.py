@@ -8,11 +8,13 @@ import typer
 
 from backend.app.cli.context import Cli, command
 from backend.app.cli.failures import FAILED
+from backend.app.cli.plugin_new import new
 
 if TYPE_CHECKING:
     from backend.app.websocket.discovery import Discovered
 
 app = typer.Typer(no_args_is_help=True)
+command(app, "new")(new)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The plugin's name, as `plugin list` shows it.")]
 
