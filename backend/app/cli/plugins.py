@@ -9,6 +9,7 @@ import typer
 from backend.app.cli.context import Cli, command
 from backend.app.cli.failures import FAILED
 from backend.app.cli.plugin_new import new
+from backend.app.cli.plugin_warnings import warnings
 
 if TYPE_CHECKING:
     from backend.app.websocket.discovery import Discovered
@@ -105,17 +106,23 @@ def check(cli: Cli, file: Annotated[Path, typer.Argument(exists=True, dir_okay=F
     from backend.app.websocket.plugin import WebSocketPluginManager
 
     # What is wrong is the answer here; the server would log it, too.
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     manager = WebSocketPluginManager()
-    found = discover_file(manager, file)
+    try:
+        found = discover_file(manager, file)
+    finally:
+        logging.disable(before)
     if cli.output.is_json:
-        cli.output.json({"items": [_as_json(each) for each in found]})
+        cli.output.json({"items": [_as_json(each, _warnings_of(manager.get(each.name))) for each in found]})
     for each in found:
         plugin = manager.get(each.name)
         if each.outcome is Outcome.REGISTERED and plugin is not None and not cli.output.is_json:
             declared = getattr(type(plugin), "event_types", None)
             types = "every event" if declared is None else ", ".join(str(name) for name in declared) or "no event"
             cli.output.say(f"{each.name}: handles {types}")
+            for warning in _warnings_of(plugin):
+                cli.output.warn(f"{each.name}: warning: {warning['text']}, line {warning['line']}")
         elif each.outcome is Outcome.FAILED and not cli.output.is_json:
             place = f", line {each.line}" if each.line else ""
             cli.output.warn(f"{each.name}: {each.reason}{place}")
@@ -124,11 +131,16 @@ def check(cli: Cli, file: Annotated[Path, typer.Argument(exists=True, dir_okay=F
     return FAILED if not found or any(each.outcome is Outcome.FAILED for each in found) else 0
 
 
-def _as_json(found: "Discovered") -> dict[str, Any]:
+def _warnings_of(plugin: object) -> list[dict[str, Any]]:
+    return [] if plugin is None else [{"line": line, "text": text} for line, text in warnings(type(plugin))]
+
+
+def _as_json(found: "Discovered", warned: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": found.name,
         "outcome": found.outcome.value,
         "location": found.location,
         "reason": found.reason,
         "line": found.line,
+        "warnings": warned,
     }

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.app.cli.app import run
 from tests.integration.cli_process import Person
 
 GOOD = """
@@ -34,3 +35,37 @@ async def test_a_plugin_file_is_loaded_as_the_server_would(
     assert out in done.out
     assert err in done.err
     assert "Traceback" not in done.err
+
+
+PER_CONNECTION = """
+from backend.app.websocket.plugin import WebSocketPlugin
+
+class VisitPlugin(WebSocketPlugin):
+    shared = 0
+
+    def __init__(self):
+        self.made = 0
+
+    async def initialize(self, context):
+        self.made = self.shared = self.opened = 1
+
+    async def handle_event(self, event_type, event_data, context):
+        self.later = self.made + self.shared
+        return self.opened
+
+    async def handle_message(self, message, context):
+        return {"data": self.opened}
+"""
+
+
+def test_what_only_a_connection_has_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With attribute, hook and line; a warning alone is no failure, and a look at the connection makes it none."""
+    file = tmp_path / "visit.py"
+    file.write_text(PER_CONNECTION)
+    assert run(["plugin", "check", str(file)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("windflow: visit: warning: handle_event reads `opened`, which is assigned in initialize()")
+    assert line.endswith("assign it in __init__ or startup(), line 15")
+    file.write_text(PER_CONNECTION.replace("return self.opened", "return context.websocket and self.opened"))
+    assert run(["plugin", "check", str(file)]) == 0
+    assert capsys.readouterr().err == ""
