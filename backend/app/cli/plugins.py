@@ -98,8 +98,11 @@ async def _act(cli: Cli, name: str, act: str, done: str) -> None:
 
 
 @command(app, "check")
-def check(cli: Cli, file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plugin file.")]) -> int:
-    """Load a plugin file as the server would, on this machine, and say what is wrong or what it handles."""
+def check(
+    cli: Cli,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", exists=True, dir_okay=False, help="Plugin files.")],
+) -> int:
+    """Load plugin files as the server would, on this machine, and say what is wrong or what they handle."""
     import logging
 
     from backend.app.websocket.discovery import Outcome, discover_file
@@ -110,7 +113,7 @@ def check(cli: Cli, file: Annotated[Path, typer.Argument(exists=True, dir_okay=F
     logging.disable(logging.CRITICAL)
     manager = WebSocketPluginManager()
     try:
-        found = discover_file(manager, file)
+        found = [each for file in files for each in discover_file(manager, file)]
     finally:
         logging.disable(before)
     if cli.output.is_json:
@@ -126,9 +129,7 @@ def check(cli: Cli, file: Annotated[Path, typer.Argument(exists=True, dir_okay=F
         elif each.outcome is Outcome.FAILED and not cli.output.is_json:
             place = f", line {each.line}" if each.line else ""
             cli.output.warn(f"{each.name}: {each.reason}{place}")
-    if not found:
-        cli.output.warn(f"{file}: no plugin in it")
-    return FAILED if not found or any(each.outcome is Outcome.FAILED for each in found) else 0
+    return FAILED if any(each.outcome is Outcome.FAILED for each in found) else 0
 
 
 def _warnings_of(plugin: object) -> list[dict[str, Any]]:

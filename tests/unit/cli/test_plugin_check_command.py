@@ -69,3 +69,15 @@ def test_what_only_a_connection_has_is_warned_about(tmp_path: Path, capsys: pyte
     file.write_text(PER_CONNECTION.replace("return self.opened", "return context.websocket and self.opened"))
     assert run(["plugin", "check", str(file)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_several_files_are_checked_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a server would load them: two plugins of one name are found, and every file is said something of."""
+    for name, content in (("a", GOOD), ("b", GOOD), ("c", "x = 1\n")):
+        (tmp_path / f"{name}.py").write_text(content)
+    assert run(["plugin", "check", *(str(tmp_path / f"{name}.py") for name in "abc")]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["greeter: handles DEPLOYMENT_CREATED"]
+    duplicate, empty = err.splitlines()
+    assert "greeter: plugin greeter: name: is in use by another instance" in duplicate
+    assert empty.startswith("windflow: c: there is no plugin in it")
