@@ -14,6 +14,7 @@ from backend.app.websocket.plugins.audit_logger import AuditLoggerPlugin
 from backend.app.websocket.plugins.deployment_monitor import DeploymentMonitorPlugin
 
 _OPTIONAL = {
+    "failure_notifier": "FailureNotifierPlugin",
     "webhook": "WebhookPlugin",
 }
 """Plugins that are registered only on a server that has settings for them, by module, which is their name, too."""
