@@ -18,7 +18,7 @@ from backend.app import metrics, migrations
 from backend.app.api import deployment_page
 from backend.app.api.application import Application
 from backend.app.api.dependencies import Public
-from backend.app.api.errors import install_error_handlers
+from backend.app.api.errors import install_error_handlers, install_refusals
 from backend.app.api.middleware import RequestMiddleware
 from backend.app.api.reference_page import install_reference_page
 from backend.app.api.routes import rest_router
@@ -101,6 +101,7 @@ class WindFlow:
 
         @asynccontextmanager
         async def wrapped(app: FastAPI) -> AsyncIterator[Any]:
+            install_refusals(app)
             async with self.running(app), AsyncExitStack() as stack:
                 yield await stack.enter_async_context(lifespan(app)) if lifespan else None
 

@@ -94,6 +94,16 @@ async def _internal(request: Request, error: Exception) -> JSONResponse:
     return error_response(WindFlowError(ErrorCode.INTERNAL), request_id_of(request))
 
 
+def install_refusals(app: FastAPI) -> None:
+    """Make an application that WindFlow was added to answer what WindFlow refuses; its own handlers stay as they are.
+
+    For its lifespan: the handlers that the application was built with do not change any more, so it is built anew.
+    """
+    if WindFlowError not in app.exception_handlers:
+        app.add_exception_handler(WindFlowError, _windflow)
+        app.middleware_stack = app.build_middleware_stack()
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Make the application answer every failure in the one shape."""
     app.add_exception_handler(WindFlowError, _windflow)
