@@ -85,6 +85,13 @@ PLUGIN_SKIPPED = Counter(
     "windflow_plugin_skipped", "Events of the log that a plugin is not given any more, by reason.",
     ["plugin", "reason"], registry=REGISTRY,
 )  # fmt: skip
+DEPLOYMENT_ENDS = Counter(
+    "windflow_deployment_ends", "Ends of deployments that the monitor saw, by outcome.", ["outcome"], registry=REGISTRY
+)
+DEPLOYMENT_SECONDS = Histogram(
+    "windflow_deployment_seconds", "Time from running to the end, where the monitor saw both.", ["outcome"],
+    buckets=(1, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400), registry=REGISTRY,
+)  # fmt: skip
 WEBHOOK_DELIVERIES = Counter(
     "windflow_webhook_deliveries", "Attempts to deliver an event to a webhook receiver, by outcome.", ["outcome"],
     registry=REGISTRY,

@@ -32,7 +32,7 @@ async def test_a_failure_is_told_with_its_cause() -> None:
     NotificationSent.model_validate(payload)
 
 
-@pytest.mark.parametrize("status", ["running", "completed", "cancelled", None])
+@pytest.mark.parametrize("status", ["running", "success", "cancelled", None])
 async def test_nothing_is_sent_for_any_other_status(status: str | None) -> None:
     """Nor for an event without one."""
     assert await sent_for({**FAILED, "newStatus": status}) == []
