@@ -6,6 +6,7 @@ Exit status 0: measured, whatever came out; 1: it could not be measured, with th
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,18 +15,20 @@ from pathlib import Path
 
 from benchmarks.aims import aims, size_of
 from benchmarks.build import build
-from benchmarks.candidates import OURS
+from benchmarks.candidates import OURS, ROOT
 from benchmarks.compare import COMPARISON, compare
+from benchmarks.dispatch import DISPATCHES
 from benchmarks.failure import BenchmarkError
 from benchmarks.generator import Generator, generator
 from benchmarks.measure import connections, deliveries
-from benchmarks.plan import PLANS, USUAL, Cores, Plan, cores, within_descriptors
+from benchmarks.plan import PLANS, SMALL, USUAL, Cores, Plan, cores, within_descriptors
 from benchmarks.profiler import profile
 from benchmarks.report import report, versions
 from benchmarks.samples import Samples
 from scripts.figures import PAGE, machine, write_section
 
 PROFILE_SECONDS = 6.0
+SMALL_DISPATCHES = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +75,22 @@ def _bench(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
     profiles = {key: text for key in keys if (text := _profile(key, plan, samples, folder, pinned))}
     heading = f"{machine()}; {pinned}; load before {load:.1f}. `make bench`, {plan.name}.\n{versions()}"
     write_section("bench", report(samples, heading=heading, notes=notes, profiles=profiles), options.page)
+    _tell("supervised dispatch")
+    dispatches = SMALL_DISPATCHES if plan.name == SMALL.name else DISPATCHES
+    # A process of its own: what the generator left in this one must not be measured.
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.dispatch",
+            "--page",
+            str(options.page.absolute()),
+            "--dispatches",
+            str(dispatches),
+        ],
+        cwd=ROOT,
+        check=True,
+    )
     _keep(options.json, samples)
     print(f"written to {options.page}")
 

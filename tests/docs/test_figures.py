@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.figures import PAGE, machine, read_section, write_section
+from scripts.figures import PAGE, SECTIONS, machine, read_section, write_section
 from tests.docs.markdown_files import ROOT
 from tests.proving import Row, table
 from tests.proving_report import merged, rows_of
@@ -24,6 +24,7 @@ def test_each_program_writes_its_section_and_leaves_the_others(tmp_path: Path) -
     assert read_section("prove", page) == "one"
     write_section("prove", "four", page)
     assert (read_section("bench", page), read_section("prove", page)) == ("two\n\nthree", "four")
+    write_section("dispatch", "five", page)
     assert "Not measured yet." not in page.read_text("utf-8")
     before = page.read_text("utf-8")
     write_section("prove", "four", page)
@@ -42,7 +43,7 @@ def test_only_known_sections_are_written(tmp_path: Path) -> None:
 def test_the_page_in_the_repository_is_as_it_would_be_written(tmp_path: Path) -> None:
     """Nothing stands in the page that no program measured, and every section says on what machine."""
     page = tmp_path / "figures.md"
-    for section in ("bench", "prove"):
+    for section in SECTIONS:
         if body := read_section(section):
             write_section(section, body, page)
     assert page.read_text("utf-8") == PAGE.read_text("utf-8")

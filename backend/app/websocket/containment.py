@@ -36,7 +36,7 @@ class Reporter(Protocol):
         """Log and count a failed task."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Owner:
     """Whose code is running: the plugin, the hook it was called in, and where its tasks belong."""
 

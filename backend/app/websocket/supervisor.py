@@ -10,50 +10,24 @@ import inspect
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from backend.app import metrics
+from backend.app.websocket.call_meter import CallMeter
 from backend.app.websocket.call_result import CallResult, CallState, Failure, PluginStats
 from backend.app.websocket.circuit_breaker import BreakerState, CircuitBreaker
-from backend.app.websocket.containment import Leash, Owner, TaskScope, current_owner, drive, names_owner, position
+from backend.app.websocket.containment import Owner, TaskScope, position
+from backend.app.websocket.deadlines import Deadlines
 from backend.app.websocket.plugin_threads import PluginThreads
+from backend.app.websocket.running_call import RunningCall
 
 logger = logging.getLogger("windflow.plugins")
 
 ERROR_TEXT_BYTES = 8192
 """Most of a traceback that is kept for the operator's page (bytes of UTF-8); the log has all of it."""
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """One running call: its code runs in a task of its own, inside which every exception is caught."""
-
-    owner: Owner
-    make_awaitable: Callable[[], Any]
-    leash: Leash = field(default_factory=Leash)
-    value: Any = None
-    exception: BaseException | None = None
-
-    @names_owner
-    async def run(self) -> None:
-        """Run the code; never raises, since asyncio lets SystemExit and KeyboardInterrupt of a task end the loop."""
-        owner = self.owner
-        current_owner.set(owner)
-        try:
-            value = self.make_awaitable()
-            if inspect.isawaitable(value):
-                value = await drive(value if inspect.iscoroutine(value) else _await(value), self.leash)
-            self.value = value
-        except BaseException as error:  # noqa: BLE001 - containing it is what this class is for
-            self.exception = error
-
-
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 _UNCONDITIONAL = frozenset({"startup", "shutdown", "cleanup"})
@@ -89,10 +63,15 @@ class Supervisor:
         self._threads: dict[str, PluginThreads] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
         self._refusing: set[str] = set()
+        self._deadlines: Deadlines | None = None
+        self._meters: dict[tuple[str, str, CallState], CallMeter] = {}
 
     def stats_of(self, name: str) -> PluginStats:
         """Return the counters of a plugin, new ones at its first mention."""
-        return self.stats.setdefault(name, PluginStats())
+        found = self.stats.get(name)
+        if found is None:
+            found = self.stats[name] = PluginStats()
+        return found
 
     def breaker_of(self, name: str) -> CircuitBreaker:
         """Return the breaker of a plugin, a closed one at its first mention."""
@@ -143,7 +122,7 @@ class Supervisor:
         self._refusing.discard(name)
         stats.calls += 1
         timeout = self.default_timeout_seconds if timeout_seconds is None else timeout_seconds
-        call = _Call(Owner(name, hook, event_type, scope or TaskScope(), self), make_awaitable)
+        call = RunningCall(Owner(name, hook, event_type, scope or TaskScope(), self), make_awaitable)
         started = time.perf_counter()
         task = asyncio.get_running_loop().create_task(call.run(), name=f"plugin {name}: {hook}")
         try:
@@ -152,8 +131,10 @@ class Supervisor:
             breaker.gave_up()
             raise
         duration = time.perf_counter() - started
-        metrics.PLUGIN_CALLS.labels(name, hook, state.value).inc()
-        metrics.PLUGIN_SECONDS.labels(name).observe(duration)
+        meter = self._meters.get((name, hook, state))
+        if meter is None:
+            meter = self._meters[name, hook, state] = CallMeter(name, hook, state)
+        meter.count(duration)
         if state is CallState.OK:
             stats.consecutive_failures = 0
             breaker.succeeded()
@@ -220,14 +201,10 @@ class Supervisor:
             logger.error("plugin %s is not called: %s", name, reason, extra=extra)
         return CallResult(CallState.REFUSED, reason=reason, is_for_now=True)
 
-    async def _watch(self, task: asyncio.Task[None], call: _Call, timeout: float) -> CallState:
+    async def _watch(self, task: asyncio.Task[None], call: RunningCall, timeout: float) -> CallState:
         """Wait for the call's end, its time-out or the caller's cancellation, which is passed on and raised."""
         try:
-            await asyncio.wait((task,), timeout=timeout)
-            if task.done():
-                return CallState.OK if call.exception is None else CallState.RAISED
-            task.cancel()
-            await asyncio.wait((task,), timeout=self.cancel_grace_seconds)
+            await call.watch(task, self._deadlines_of(task.get_loop()), timeout, self.cancel_grace_seconds)
         except asyncio.CancelledError:
             task.cancel()
             try:
@@ -240,11 +217,19 @@ class Supervisor:
                     self._report(call, CallState.RAISED, timeout)
             raise
         if task.done():
-            return CallState.TIMED_OUT
+            if call.is_late:
+                return CallState.TIMED_OUT
+            return CallState.OK if call.exception is None else CallState.RAISED
         self._abandon(task, call)
         return CallState.ABANDONED
 
-    def _abandon(self, task: asyncio.Task[None], call: _Call) -> None:
+    def _deadlines_of(self, loop: asyncio.AbstractEventLoop) -> Deadlines:
+        """Return the table of the running loop: a manager without a server may be used on one after another."""
+        if self._deadlines is None or self._deadlines.loop is not loop:
+            self._deadlines = Deadlines(loop)
+        return self._deadlines
+
+    def _abandon(self, task: asyncio.Task[None], call: RunningCall) -> None:
         """Let a call go that will not end. It stays referenced and counted until it does."""
         call.leash.is_abandoned = True
         stats = self.stats_of(call.owner.plugin)
@@ -258,7 +243,7 @@ class Supervisor:
 
         task.add_done_callback(ended)
 
-    def _report(self, call: _Call, state: CallState, timeout: float) -> None:
+    def _report(self, call: RunningCall, state: CallState, timeout: float) -> None:
         owner = call.owner
         message = f"{owner.hook} failed"
         if state is CallState.TIMED_OUT:
@@ -268,7 +253,7 @@ class Supervisor:
             message = f"{owner.hook} ignores its cancellation and was abandoned at {self._where(call)}"
         self._record(owner.plugin, owner.hook, owner.event_type, state, message, call.exception)
 
-    def _where(self, call: _Call) -> str | None:
+    def _where(self, call: RunningCall) -> str | None:
         """Say where abandoned code stands: in its thread, or where its coroutine waits."""
         threads = self._threads.get(call.owner.plugin)
         return (threads.position() if threads else None) or position(call.leash.coroutine)

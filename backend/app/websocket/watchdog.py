@@ -168,6 +168,7 @@ def _position(frame: FrameType) -> str:
 
 
 _MACHINERY = tuple(
-    __file__.removesuffix("watchdog.py") + name for name in ("containment.py", "supervisor.py", "plugin_lifecycle.py")
+    __file__.removesuffix("watchdog.py") + name
+    for name in ("containment.py", "running_call.py", "supervisor.py", "plugin_lifecycle.py")
 )
 """Frames of the server that stand between a call and the plugin's code."""
