@@ -1,10 +1,11 @@
 """The one way to a password check: an attempt waits for its turn, or is refused with a time to come back.
 
-Login and password change go through it; see `login_limiter` for what is counted.
+Login and password change go through it; see `login_limiter` for what is counted. An account with too many
+failures is closed to strangers only: its owner is asked for the place, and counted there apart.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,6 +20,10 @@ class Attempt:
     is_success: bool | None = None
 
 
+Place = Callable[[], Awaitable[str | None]]
+"""Finds the name of a place where the account's owner was before, if the attempt comes from one."""
+
+
 class LoginGate:
     """Lets password checks through, no more at once than may still fail."""
 
@@ -29,13 +34,13 @@ class LoginGate:
         self._ended = asyncio.Event()
 
     @asynccontextmanager
-    async def attempt(self, username: str, address: str | None) -> AsyncIterator[Attempt]:
+    async def attempt(self, username: str, address: str | None, place: Place) -> AsyncIterator[Attempt]:
         """Hold an attempt for an account from an address; the block sets `is_success`.
 
-        Raise `rate_limited` with the time to wait after too many failures, or when too many wait.
+        `place` is asked only once the account failed too often elsewhere. Raise `rate_limited` with the time
+        to wait after too many failures, or when too many wait.
         """
-        keys = login_keys(username, address)
-        await self._admit(keys)
+        keys = await self._admit(username, address, place)
         attempt = Attempt()
         try:
             yield attempt
@@ -44,15 +49,21 @@ class LoginGate:
             self._ended.set()
             self._ended = asyncio.Event()
 
-    async def _admit(self, keys: Sequence[str]) -> None:
+    async def _admit(self, username: str, address: str | None, place: Place) -> Sequence[str]:
+        keys = login_keys(username, address)
+        is_at_own_place = False
         while True:
             wait_seconds = self._limiter.retry_after_seconds(keys)
             if wait_seconds > 0:
+                is_for_address = self._limiter.retry_after_seconds(keys[1:]) > 0
+                if not (is_at_own_place or is_for_address) and (own := await place()) is not None:
+                    keys, is_at_own_place = login_keys(username, address, own), True
+                    continue
                 raise WindFlowError(
                     ErrorCode.RATE_LIMITED, "too many wrong logins: wait", retry_after_seconds=wait_seconds
                 )
             if self._limiter.begin(keys):
-                return
+                return keys
             if self._waiting >= self._max_waiting:
                 raise WindFlowError(ErrorCode.RATE_LIMITED, "too many logins at once", retry_after_seconds=1)
             self._waiting += 1

@@ -19,13 +19,18 @@ class _Tries:
     running: int = 0
 
 
-def login_keys(username: str, address: str | None) -> tuple[str, ...]:
-    """Return what an attempt is counted under: the account, and the address (IPv6: its /64 network)."""
-    account = f"account {username.lower()[:128]}"
-    return (account,) if address is None else (account, f"address {_network(address)}")
+def login_keys(username: str, address: str | None, place: str | None = None) -> tuple[str, ...]:
+    """Return what an attempt is counted under: the account, and the address (IPv6: its /64 network).
+
+    With a place where the account's owner was before, the account is counted there by itself: who guesses
+    elsewhere does not lock the owner out.
+    """
+    account = f"account {username.lower()[:128]}" + (f" at {place}" if place is not None else "")
+    return (account,) if address is None else (account, f"address {network(address)}")
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
+    """Return what of an address tells one guesser from another: for IPv6 its /64 network."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,7 @@
 """Tokens: signed access tokens (JWT), and the opaque ones that are looked up by their hash.
 
 An access token only names a session: role and organization are read from the database with
-each use, so a token never outlives a right. One algorithm; `iss`, `aud`, `exp`, `jti` and
+each use, so a token never outlives a right. One algorithm; `iss`, `aud`, `exp`, `nbf`, `jti` and
 `typ` are checked and everything else is ignored.
 """
 
@@ -42,7 +42,12 @@ def token_hash(token: str) -> str:
 def check_token_text(token: str) -> None:
     """Raise `not_authenticated` for what no token can be: too long, empty or not ASCII."""
     if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii():
-        raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the token is not valid")
+        raise _invalid()
+
+
+def _invalid() -> WindFlowError:
+    """Make the one answer to every token that was never valid: it tells nothing about why."""
+    return WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the token is not valid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +110,11 @@ class AccessTokens:
                 },
             )
             expires_at = _moment(claims["exp"])
+            begins_at = _moment(claims.get("nbf", 0))
         except (jwt.PyJWTError, ValueError, OverflowError) as error:
-            raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "the token is not valid") from error
-        if claims["typ"] != _TYPE or not isinstance(claims["sid"], str):
-            raise WindFlowError(ErrorCode.NOT_AUTHENTICATED, "this is not an access token")
+            raise _invalid() from error
+        if claims["typ"] != _TYPE or not isinstance(claims["sid"], str) or begins_at > self._clock():
+            raise _invalid()
         if expires_at <= self._clock():
             raise WindFlowError(ErrorCode.TOKEN_EXPIRED, "the access token has run out")
         return AccessClaims(claims["sub"], claims["sid"], expires_at)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from backend.app import metrics
 from backend.app.auth.login_gate import LoginGate
-from backend.app.auth.login_limiter import LoginLimiter
+from backend.app.auth.login_limiter import LoginLimiter, network
 from backend.app.auth.passwords import Passwords
 from backend.app.auth.permissions import Caller, Permission, Principal, nobody
 from backend.app.auth.tokens import API_TOKEN_PREFIX, AccessTokens, check_token_text, token_hash
@@ -71,7 +71,7 @@ class Sessions:
         A cancelled login may have made its session; nobody has its tokens.
         """
         name = spell(username)
-        async with self.gate.attempt(name or username, address) as attempt:
+        async with self.gate.attempt(name or username, address, lambda: self._own_place(name, address)) as attempt:
             user = await self._find_user(name)
             is_right = await self.passwords.verify(password, user.password_hash if user and user.is_active else None)
             origin = Caller(nobody(), address=address, request_id=request_id)
@@ -84,6 +84,22 @@ class Sessions:
                 raise WindFlowError(ErrorCode.INVALID_CREDENTIALS)
         metrics.LOGINS.labels("success").inc()
         return pair
+
+    async def _own_place(self, name: str | None, address: str | None) -> str | None:
+        """Return the network of an address if the user had a session from there that is not purged yet."""
+        if address is None:
+            return None
+        places = (
+            select(Session.address)
+            .join(User, User.id == Session.user_id)
+            .where(User.username == (name or ""), Session.address.is_not(None))
+            .order_by(Session.last_used_at.desc())
+            .limit(_MOST_PLACES)
+        )
+        async with self._db.session() as session:
+            known = (await session.scalars(places)).all()
+        here = network(address)
+        return f"address {here}" if any(network(each or "") == here for each in known) else None
 
     async def _find_user(self, name: str | None) -> User | None:
         if name is None:
@@ -268,6 +284,8 @@ class Sessions:
 
 
 _INVALID = ErrorCode.INVALID_CREDENTIALS.value
+_MOST_PLACES = 500
+"""Latest sessions of a user that are looked through for an address."""
 
 
 def _shown(session: Session, username: str, current_id: str | None) -> dict[str, Any]:

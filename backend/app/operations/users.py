@@ -5,13 +5,14 @@ sessions or tells them in the same unit. A generated password is answered once a
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from backend.app.auth.passwords import check_new_password, generate_password
-from backend.app.auth.permissions import Caller
+from backend.app.auth.permissions import Caller, Principal
 from backend.app.auth.usernames import check_username
 from backend.app.config import Settings
 from backend.app.database import Database, Transaction
@@ -288,7 +289,7 @@ class Users:
         check_new_password(new, who.username, self._settings.password_min_length, field="newPassword")
         async with self._db.session() as session:
             known = await session.scalar(select(User.password_hash).where(User.id == who.user_id))
-        async with self._gate.attempt(who.username, caller.address) as attempt:
+        async with self._gate.attempt(who.username, caller.address, partial(_place_of, who)) as attempt:
             attempt.is_success = await self._passwords.verify(current, known)
         if not attempt.is_success:
             await self._db.write(lambda tx: self._refused(tx, caller))
@@ -306,6 +307,11 @@ class Users:
     def _refused(self, tx: Transaction, caller: Caller) -> None:
         target = f"user/{caller.principal.user_id}"
         audit(tx, "user.password", caller, target=target, outcome=ErrorCode.INVALID_CREDENTIALS.value)
+
+
+async def _place_of(who: Principal) -> str:
+    """Return where the owner of an account is for certain: in the session, wherever it comes from."""
+    return f"session {who.session_id or who.token_id}"
 
 
 def store_password(
