@@ -1,11 +1,10 @@
 """The Python client through restarts of a real server: nothing lost, nothing twice, in order, by its own count."""
 
 import asyncio
-import contextlib
 import itertools
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from backend.app.client import (
     WindFlowClient,
 )
 from backend.app.client.positions import Positions
-from tests.integration.server_process import ServerProcess, server_process
+from tests.integration.restarting_server import Restarting
 from tests.proving import amount, measured
 from tests.services import database_name
 
@@ -34,32 +33,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 CREATED = Subscription(("DEPLOYMENT_CREATED",))
 PUBLISHERS = 4
 QUICK = Backoff(first_seconds=0.05, longest_seconds=0.5)
-
-
-class Restarting:
-    """A server that can be killed and started again on the same port and data."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        self._folder = folder
-        self._settings = {**settings, "ACCESS_TOKEN_SECONDS": "3600"}
-        self._running = contextlib.AsyncExitStack()
-        self._port = 0
-        self.server: ServerProcess
-
-    async def start(self) -> None:
-        self.server = await self._running.enter_async_context(
-            server_process(self._folder, self._settings, port=self._port)
-        )
-        self._port = int(self.server.url.rpartition(":")[2])
-
-    async def kill(self) -> None:
-        """End it as `kill -9` does."""
-        self.server.process.kill()
-        await self.server.process.wait()
-        await self._running.aclose()
-
-    async def stop(self) -> None:
-        await self._running.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
