@@ -15,6 +15,7 @@ from backend.app.websocket.plugin_base import WebSocketPlugin
 from backend.app.websocket.plugin_checks import PluginError
 from backend.app.websocket.plugin_context import CopyState, EventEnvelope, PluginContext
 from backend.app.websocket.plugin_lifecycle import PluginLifecycle
+from backend.app.websocket.plugin_on import on
 
 __all__ = [
     "CallResult",
@@ -24,6 +25,7 @@ __all__ = [
     "PluginError",
     "WebSocketPlugin",
     "WebSocketPluginManager",
+    "on",
     "plugin_manager",
 ]
 

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from backend.app.websocket.plugin_context import PluginContext
+from backend.app.websocket.plugin_on import handle_typed, handlers_of
+
+PLUGIN_API_VERSION = 1
+"""Raised when plugins that were written before no longer work as they are."""
 
 HOOKS = {
     "startup": ("context",),
@@ -56,6 +60,8 @@ class WebSocketPlugin:
     retries: int = 0
     """How often an event whose handler raised or ran out of time is tried again, after growing pauses."""
     version: str = "1.0"
+    api_version: int = PLUGIN_API_VERSION
+    """The version of the plugin API that it was written for; a server with another one does not load it."""
     settings_model: type[BaseModel] | None = None
     """What an operator can set, as a pydantic model: each hook finds an instance in `context.settings`."""
 
@@ -64,6 +70,24 @@ class WebSocketPlugin:
         """Short name for commands, addresses and settings; the class name in snake_case unless set."""
     else:
         name = _NameOfClass()
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        """Make the methods marked with `@on` its `handle_event`; TypeError for a class that has one besides."""
+        super().__init_subclass__(**named)
+        handlers = handlers_of(cls)
+        if not handlers:
+            return
+        if "handle_event" in vars(cls):
+            raise TypeError(f"{cls.__name__} has handlers with @on and handle_event: it can have one or the other")
+
+        async def handle_event(
+            self: WebSocketPlugin, event_type: str, event_data: dict[str, Any], context: PluginContext
+        ) -> None:
+            await handle_typed(self, handlers, event_type, event_data, context)
+
+        setattr(cls, "handle_event", handle_event)  # noqa: B010 - a class has no other way to be given a method
+        if cls.event_types is None or "event_types" not in vars(cls):
+            cls.event_types = tuple(handlers)
 
     async def startup(self, context: PluginContext) -> None:
         """Run once when the server starts. If it fails, the plugin is out of service until it is started again."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
 
-from backend.app.websocket.plugin_base import HOOKS, WebSocketPlugin, overrides
+from backend.app.websocket.plugin_base import HOOKS, PLUGIN_API_VERSION, WebSocketPlugin, overrides
 
 NAME_LENGTH = 64
 """Longest name (characters): it stands in addresses, settings and table columns."""
@@ -48,6 +48,9 @@ def check(plugin: object, known_events: Collection[str], taken_messages: Mapping
     if not isinstance(plugin, WebSocketPlugin):
         raise PluginError(type(plugin).__name__, "plugin", "is not a WebSocketPlugin; derive its class from it")
     name = _checked_name(plugin)
+    if plugin.api_version != PLUGIN_API_VERSION:
+        rule = f"the plugin was written for version {plugin.api_version!r}; this server has {PLUGIN_API_VERSION}"
+        raise PluginError(name, "api_version", rule)
     _check_events(name, plugin, known_events)
     _check_messages(name, plugin, taken_messages)
     _check_timeout(name, plugin.timeout_seconds)
