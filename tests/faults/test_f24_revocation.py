@@ -76,16 +76,17 @@ async def publish_on(publisher: Publisher) -> None:
         await asyncio.sleep(0.005)
 
 
-async def run(
-    world: World,
-    name: str,
-    act: Callable[[httpx.AsyncClient, Victim], Awaitable[httpx.Response]],
-    *,
-    is_access_over: bool,
-) -> tuple[Victim, list[tuple[int, str]]]:
-    """Do the act under traffic; assert that nothing left the server after its acknowledgement.
+Act = Callable[[World, httpx.AsyncClient, Victim], Awaitable[httpx.Response]]
+ALL = (0, 1, 2, 3)
+"""The first session's socket, the second one's, the API token's, and the event stream of the second session."""
 
-    Return the victim and how its sockets were closed, none where they stay.
+
+async def run(
+    world: World, name: str, act: Act, *, ended: Sequence[int], lost: Sequence[int]
+) -> tuple[Victim, list[tuple[int, str]]]:
+    """Do the act under traffic: some of the four end in time, and those that lost the right get nothing after it.
+
+    The others go on. Return the victim and how its sockets were closed.
     """
     async with AsyncExitStack() as stack:
         admin = await stack.enter_async_context(world.server.client(world.tokens["admin"]))
@@ -94,59 +95,90 @@ async def run(
         publishing = asyncio.create_task(publish_on(publisher))
         reading = [asyncio.create_task(socket.closed(60)) for socket in victim.sockets]
         streaming = asyncio.create_task(victim.stream.end())
+        tasks = [*reading, streaming]
         try:
             async with asyncio.timeout(20):
-                while not all(victim.lines()):  # noqa: ASYNC110
+                while not all(victim.lines()):  # noqa: ASYNC110 - another process decides
                     await asyncio.sleep(0.05)
-            answer = await act(admin, victim)
+            answer = await act(world, admin, victim)
             assert answer.is_success, answer.text
             # The line that is on its way now may have been committed before the act.
             last_allowed = publisher.next_line
-            if is_access_over:
-                ended, waiting = await asyncio.wait([*reading, streaming], timeout=WITHIN_SECONDS)
-                assert not waiting, "every socket ends in time"
+            if ended:
+                _, waiting = await asyncio.wait([tasks[each] for each in ended], timeout=WITHIN_SECONDS)
+                assert not waiting, "every socket of it ends in time"
             async with asyncio.timeout(30):
-                while publisher.next_line < last_allowed + 20:  # noqa: ASYNC110
+                while publisher.next_line < last_allowed + 20:  # noqa: ASYNC110 - another process decides
                     await asyncio.sleep(0.05)
-            if not is_access_over:
-                await asyncio.sleep(WITHIN_SECONDS / 2)  # what was sent by mistake would come now
-                assert not [task for task in reading if task.done()], "the sockets stay"
-            foreign = [[line for line in lines if line > last_allowed] for lines in victim.lines()]
-            assert foreign == [[]] * 4
+            await asyncio.sleep(WITHIN_SECONDS / 2)  # what was sent by mistake would come now
+            assert [place for place in ALL if tasks[place].done()] == list(ended)
+            after = [any(line > last_allowed for line in lines) for lines in victim.lines()]
+            assert after == [place not in lost for place in ALL]
             return victim, [task.result() for task in reading if task.done()]
         finally:
-            for task in (publishing, streaming, *reading):
+            for task in (publishing, *tasks):
                 task.cancel()
-            await asyncio.gather(publishing, streaming, *reading, return_exceptions=True)
+            await asyncio.gather(publishing, *tasks, return_exceptions=True)
 
 
-async def test_f24_a_deactivated_user_gets_nothing_any_more(world: World) -> None:
-    """Deactivated: every socket is closed 4503 within 2 s, and nothing is sent after the acknowledgement."""
-    _, closes = await run(
-        world,
-        "idle",
-        lambda admin, victim: admin.patch(f"/users/{victim.id}", json={"isActive": False}),
-        is_access_over=True,
-    )
-    assert closes == [(4503, "user_deactivated")] * 3
+async def deactivate(_: World, admin: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+    return await admin.patch(f"/users/{victim.id}", json={"isActive": False})
 
 
-async def test_f24_a_deleted_user_gets_nothing_any_more(world: World) -> None:
-    """Deleted: the same."""
-    _, closes = await run(world, "gone", lambda admin, victim: admin.delete(f"/users/{victim.id}"), is_access_over=True)
-    assert closes == [(4503, "user_deleted")] * 3
+async def delete(_: World, admin: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+    return await admin.delete(f"/users/{victim.id}")
+
+
+async def logout(world: World, _: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+    async with world.server.client(victim.tokens[1]) as client:
+        return await client.post("/auth/logout")
+
+
+async def logout_everywhere(world: World, _: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+    async with world.server.client(victim.tokens[0]) as client:
+        return await client.post("/auth/logout", json={"all": True})
+
+
+async def change_password(world: World, _: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+    async with world.server.client(victim.tokens[0]) as client:
+        body = {"currentPassword": PASSWORD, "newPassword": PASSWORD + "!"}
+        return await client.put("/auth/password", json=body)
+
+
+async def disconnect(world: World, admin: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+    async with world.server.client(victim.tokens[1]) as client:
+        session_id = (await client.get("/auth/me")).json()["sessionId"]
+    return await admin.delete(f"/auth/sessions/{session_id}")
+
+
+@pytest.mark.parametrize(
+    ("act", "ended", "reason"),
+    [
+        (deactivate, ALL, "user_deactivated"),
+        (delete, ALL, "user_deleted"),
+        (logout, (1, 3), "logout"),
+        (logout_everywhere, (0, 1, 3), "logout_everywhere"),
+        (change_password, (1, 3), "password_changed"),
+        (disconnect, (1, 3), "ended_by_admin"),
+    ],
+)
+async def test_f24_what_lost_its_access_ends_and_gets_nothing_any_more(
+    world: World, act: Act, ended: Sequence[int], reason: str
+) -> None:
+    """Closed 4503 within 2 s, nothing is sent after the acknowledgement; other sessions and API tokens go on."""
+    _, closes = await run(world, act.__name__, act, ended=ended, lost=ended)
+    assert closes == [(4503, reason)] * len([place for place in ended if place != 3])
 
 
 async def test_f24_a_user_of_another_organization_keeps_the_sockets_and_loses_the_events(world: World) -> None:
     """Moved: the sockets stay, what they had subscribed is taken away and told, and nothing foreign is sent."""
     async with world.server.client(world.tokens["admin"]) as client:
         other = (await client.post("/organizations", json={"name": "elsewhere"})).json()["id"]
-    victim, closes = await run(
-        world,
-        "mover",
-        lambda admin, victim: admin.patch(f"/users/{victim.id}", json={"organizationId": other}),
-        is_access_over=False,
-    )
+
+    async def move(_: World, admin: httpx.AsyncClient, victim: Victim) -> httpx.Response:
+        return await admin.patch(f"/users/{victim.id}", json={"organizationId": other})
+
+    victim, closes = await run(world, "mover", move, ended=(), lost=ALL)
     assert closes == []
     for socket in victim.sockets:
         types = [message["type"] for message in socket.texts]
