@@ -67,6 +67,9 @@ PLUGIN_BREAKER = Gauge(
 PLUGIN_BREAKER_OPENED = Counter(
     "windflow_plugin_breaker_opened", "How often a plugin's breaker opened.", ["plugin"], registry=REGISTRY
 )
+PLUGIN_TASK_FAILURES = Counter(
+    "windflow_plugin_task_failures", "Tasks made by a plugin that failed.", ["plugin"], registry=REGISTRY
+)
 PLUGIN_LOOP_BLOCKS = Counter(
     "windflow_plugin_loop_blocks", "Times that a plugin blocked the event loop.", ["plugin"], registry=REGISTRY
 )

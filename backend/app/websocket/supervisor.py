@@ -173,6 +173,7 @@ class Supervisor:
         """Log and count the failure of a task that a plugin made."""
         stats = self.stats_of(owner.plugin)
         stats.task_failures += 1
+        metrics.PLUGIN_TASK_FAILURES.labels(owner.plugin).inc()
         message = f"a task made in {owner.hook} failed"
         self._record(owner.plugin, "task", owner.event_type, CallState.RAISED, message, error)
 
