@@ -25,6 +25,7 @@ from backend.app.api.routes import rest_router
 from backend.app.api.services import Services
 from backend.app.auth.secret_file import derived, load_or_create_secret
 from backend.app.config import Settings, warnings_at_start
+from backend.app.contract.handshake import ServerContract
 from backend.app.data_folder import DataFolderLock
 from backend.app.database import db
 from backend.app.operations.bootstrap import FirstAdmin, first_start
@@ -256,6 +257,7 @@ class WindFlow:
             heartbeat=heartbeat,
             connect_records=records,
             resumes=Resumes(db, bus, hub),
+            contract=ServerContract(plugin_manager.catalogue),
         )  # fmt: skip
 
     @staticmethod

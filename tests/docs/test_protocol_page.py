@@ -82,15 +82,6 @@ async def test_a_server_that_stops_says_so_in_the_printed_words(tmp_path: Path) 
     assert unlike({**printed, "timestamp": "…"}, received) is None
 
 
-async def test_what_the_page_calls_not_offered_is_answered_unsupported(docs_server: DocsServer) -> None:
-    """Not offered yet: answered with `unsupported`, never ignored."""
-    assert "## Not offered yet" in read(PAGE)
-    token = docs_server.people.tokens["olga"]
-    async with open_socket(docs_server.process.socket_url, token, contract={}) as socket:
-        refused = (await socket.receive())["data"]
-        assert (refused["code"], refused["message"].split(":")[0]) == ("unsupported", "contract")
-
-
 async def test_who_comes_back_as_printed_gets_what_was_missed(docs_server: DocsServer) -> None:
     """Coming back: positions and subscriptions of the `auth` message, `from_line` for the log."""
     (printed,) = [json.loads(block.text) for block in blocks(PAGE, "json") if '"from_line": 73512' in block.text]

@@ -11,6 +11,8 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from backend.app.contract.hashes import contract_hash
+from backend.app.schemas.websocket_events import core_catalogue
 from tests.integration.people import People, make_people
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 from tests.integration.sockets import Socket, open_socket
@@ -169,12 +171,17 @@ async def test_subscriptions_of_the_auth_message_hold_and_refused_ones_are_liste
         assert event["data"]["deploymentId"] == deployment_id
 
 
-async def test_what_is_not_offered_yet_is_answered_unsupported(server: ServerProcess, people: People) -> None:
-    """What a server does not offer yet is answered `unsupported`, never ignored."""
-    async with open_socket(server.socket_url, people.tokens["olga"], contract={"core": "x"}) as socket:
-        error = await socket.until("WEBSOCKET_ERROR")
-        assert error["data"]["code"] == "unsupported"
-        assert "contract" in error["data"]["message"]
+async def test_a_client_is_told_which_of_its_types_are_not_the_servers(server: ServerProcess, people: People) -> None:
+    """The answer to `auth` has the server's hashes, and the names whose hashes differ; absent when none."""
+    token = people.tokens["olga"]
+    async with open_socket(server.socket_url, token, contract={"core": "x", "gone": "y"}) as socket:
+        told = socket.seen[0]["data"]
+        assert told["contractMismatch"] == ["core", "gone"]
+    assert told["contract"]["core"] == contract_hash(core_catalogue())
+    for same in (told["contract"], None):
+        async with open_socket(server.socket_url, token, **({} if same is None else {"contract": same})) as socket:
+            assert "contractMismatch" not in socket.seen[0]["data"]
+            assert socket.seen[0]["data"]["contract"] == told["contract"]
 
 
 async def test_connections_of_one_user_are_capped(server: ServerProcess, people: People) -> None:

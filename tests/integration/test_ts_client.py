@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import shutil
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ import pytest
 import pytest_asyncio
 
 from backend.app.client import Backoff, CredentialStore, RetryPolicy, WindFlowClient
+from backend.app.contract.hashes import contract_hash
+from backend.app.schemas.websocket_events import core_catalogue
 from tests.integration.restarting_server import Restarting
 from tests.integration.server_process import PASSWORD, ServerProcess, server_process
 from tests.integration.ts_client import NodeClient, Said, compiled, node_client
@@ -231,6 +234,28 @@ async def test_a_token_that_is_not_valid_ends_the_start(server: ServerProcess) -
     with pytest.raises(AssertionError, match="the Node process ended"):
         async with node_client(server.url, token="wf_nonsense", subscriptions=[]):
             pass
+
+
+async def test_an_old_page_is_told_once_that_its_types_are_not_the_servers(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """F80: an old `types.ts` in a running tab produces one hint that names the types, once."""
+    old = shutil.copytree(compiled().parent, tmp_path / "old")
+    (tmp_path / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+    types = (old / "types.js").read_text(encoding="utf-8")
+    digest = contract_hash(core_catalogue())
+    assert digest in types
+    (old / "types.js").write_text(types.replace(digest, "0" * len(digest)), encoding="utf-8")
+    token = await server.login()
+    told = []
+    for library in (old / "client.js", compiled()):
+        async with node_client(server.url, token=token, subscriptions=[CREATED], library=str(library)) as node:
+            heard: list[Said] = []
+            for _ in range(2):
+                await node.command("lose")
+                heard += await node.until(lambda said: said.get("notice") == "reconnected")
+            told.append([said["value"]["names"] for said in heard if said.get("notice") == "contract_mismatch"])
+    assert told == [[["core"]], []]
 
 
 # ---- logins ----------------------------------------------------------------------------------------------

@@ -43,6 +43,11 @@ class NodeClient:
         self._process = process
         self._said: deque[Said] = deque()
 
+    async def start(self) -> None:
+        """Wait until it is connected; what is heard before that is kept."""
+        heard = await self.until(lambda said: "started" in said)
+        self._said.extend(heard[:-1])
+
     async def next(self) -> Said:
         """Return the next thing heard; fail with what the process wrote where it ended."""
         return self._said.popleft() if self._said else await self._read()
@@ -96,7 +101,7 @@ async def node_client(url: str, **given: Any) -> AsyncIterator[NodeClient]:
     )  # fmt: skip
     try:
         client = NodeClient(process)
-        await client.until(lambda said: "started" in said)
+        await client.start()
         yield client
     finally:
         if process.returncode is None:

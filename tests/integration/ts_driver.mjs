@@ -42,7 +42,7 @@ const streams = logins.map((login, tab) => {
     say({ tab, event });
     return held;
   });
-  for (const notice of ['connection_lost', 'reconnected', 'position_lost', 'catching_up', 'caught_up']) {
+  for (const notice of ['connection_lost', 'reconnected', 'position_lost', 'catching_up', 'caught_up', 'contract_mismatch']) {
     stream.on(notice, (value) => say({ tab, notice, value }));
   }
   stream.on('ended', ({ error }) => say({ tab, notice: 'ended', value: { name: error.name, message: error.message } }));

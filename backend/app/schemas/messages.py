@@ -117,6 +117,7 @@ class AuthData(BaseModel):
     positions: Any | None = None
     """Where to go on from; read by `realtime.resume`, so that what is wrong with it is answered and costs nothing."""
     contract: dict[str, Any] | None = None
+    """The fingerprints of the types that the client was made from, by name: `core`, and plugins."""
     client: Any | None = None
 
 

@@ -26,7 +26,6 @@ from backend.app.realtime.topics import Topic
 from backend.app.schemas.errors import ErrorCode, FieldError, WindFlowError, field_error, not_found, refused
 from backend.app.schemas.event_spec import EventSpec, Sender
 from backend.app.schemas.messages import (
-    AuthData,
     ClientMessage,
     Command,
     DeploymentLogsData,
@@ -275,11 +274,6 @@ def parse(model: type[M], data: Mapping[str, Any]) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         raise refused(ErrorCode.INVALID_MESSAGE, error) from error
-
-
-def unsupported_of(data: AuthData) -> list[str]:
-    """Return the names of what an `auth` message asks for and this server does not offer yet."""
-    return [name for name in ("contract",) if getattr(data, name) is not None]
 
 
 def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:

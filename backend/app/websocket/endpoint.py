@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from backend.app import metrics
 from backend.app.auth.permissions import Caller, Principal
 from backend.app.config import Settings
+from backend.app.contract.handshake import ServerContract
 from backend.app.operations.identity_events import login_payload
 from backend.app.realtime.budget import Budget
 from backend.app.realtime.connection import Connection
@@ -31,7 +32,7 @@ from backend.app.schemas.messages import AuthData, ClientMessage, CloseCode, ser
 from backend.app.schemas.websocket_events import WebSocketEventType
 from backend.app.websocket.admission import Admission, Full, Place
 from backend.app.websocket.authentication import Authenticated, Authentication, Closed
-from backend.app.websocket.commands import Client, Commands, Wanted, parse, unsupported_of
+from backend.app.websocket.commands import Client, Commands, Wanted, parse
 from backend.app.websocket.connect_records import ConnectRecords
 from backend.app.websocket.contexts import Contexts
 from backend.app.websocket.expiry import Expiry
@@ -63,6 +64,7 @@ class Endpoint:
     heartbeat: Heartbeat
     connect_records: ConnectRecords
     resumes: Resumes
+    contract: ServerContract
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one connection until it ends."""
@@ -164,12 +166,11 @@ class _Session:
             "positions": endpoint.hub.positions(connection),
             "heartbeatSeconds": endpoint.settings.heartbeat_seconds,
             "refused": refused,
+            **endpoint.contract.welcome(first.contract),
         }
         connection.greet(server_message(WebSocketEventType.AUTH_LOGIN_SUCCESS, welcome, who.reply_to))
         if problem is not None:
             self._refuse(connection, problem, None)
-        for name in unsupported_of(first):
-            self._refuse(connection, WindFlowError(ErrorCode.UNSUPPORTED, f"{name}: not offered yet"), None)
         resumed.tell_lost(connection)
         endpoint.connect_records.add(caller)
 

@@ -25,7 +25,7 @@ import { Listeners } from './listeners.js';
 import type { StreamOptions } from './options.js';
 import { LOG_PREFIX, Ledger, type Positions, type StreamPosition } from './positions.js';
 import type { TokenSource } from './tokens.js';
-import type { WebSocketEventType } from './types.js';
+import { CONTRACT_HASHES, type WebSocketEventType } from './types.js';
 
 export { Backoff } from './backoff.js';
 export type { ConnectionLimits, WebSocketConstructor, WebSocketLike } from './connection.js';
@@ -55,6 +55,7 @@ export class EventStream {
   private rejected: string | undefined;
   private attempt = 0;
   private connectedAt = 0;
+  private isMismatchTold = false;
   private running: Promise<void> | undefined;
 
   /** Throws a TypeError for positions that are none, and where there is no WebSocket. */
@@ -241,7 +242,7 @@ export class EventStream {
     // Where a tail begins, only the reply to a command of its own says.
     const tails = lines.filter(({ each, line }) => line === undefined && (each.fromLine ?? 0) < 0);
     const subscriptions = lines.filter((each) => !tails.includes(each)).map(({ each, line }) => subscribeData(each, line));
-    const data: Content = { subscriptions, ...(given === undefined ? {} : { positions: given }) };
+    const data: Content = { subscriptions, contract: CONTRACT_HASHES, ...(given === undefined ? {} : { positions: given }) };
     const url = `ws${this.serverUrl.replace(/^http/, '').replace(/\/+$/, '')}/api/v1/ws`;
     const connection = await Connection.open(this.Socket, url, this.token, data, this.limits);
     try {
@@ -257,7 +258,7 @@ export class EventStream {
       this.stopped.signal.throwIfAborted();
       const starts = new Map<string, number>();
       for (const { log, line } of lines) if (log !== undefined && line !== undefined) starts.set(log, line);
-      this.ready.push(...lost, ...this.begin(content(connection.welcome['positions']), given, starts));
+      this.ready.push(...this.mismatch(connection.welcome), ...lost, ...this.begin(content(connection.welcome['positions']), given, starts));
     } catch (error) {
       connection.close();
       throw error;
@@ -268,6 +269,14 @@ export class EventStream {
     this.rejected = undefined;
     this.connectedAt = Date.now();
     this.isResuming = true;
+  }
+
+  /** The types that are not the server's, once: a page that is old stays so until it is loaded anew. */
+  private mismatch(welcome: Content): Item[] {
+    const names = welcome['contractMismatch'];
+    if (!Array.isArray(names) || this.isMismatchTold) return [];
+    this.isMismatchTold = true;
+    return [{ notice: 'contract_mismatch', value: { names: names.map(String) } }];
   }
 
   /** Take note of where everything begins; what is followed without a position of the time before is lost. */

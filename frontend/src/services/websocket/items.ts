@@ -41,6 +41,8 @@ export interface Notices {
   catching_up: { stream: string; behind: number };
   /** Everything that was missed of a stream or log has come. */
   caught_up: { stream: string };
+  /** Types of this client are not the server's: `core`, or names of plugins. Told once, when the stream began. */
+  contract_mismatch: { names: string[] };
   /** The stream ended for good, because coming back is pointless. Not told after `close`. */
   ended: { error: Error };
 }
