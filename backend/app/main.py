@@ -76,6 +76,7 @@ from backend.app.websocket.liveness import LivenessRules
 from backend.app.websocket.loop_blocks import watching
 from backend.app.websocket.node_keeper import NodeKeeper
 from backend.app.websocket.plugin import plugin_manager
+from backend.app.websocket.plugin_reloads import Reloads
 from backend.app.websocket.plugin_start import start_plugins
 from backend.app.websocket.plugin_switchboard import Switchboard
 
@@ -166,7 +167,7 @@ class WindFlow:
         for listener in (hub.deliver, access, dispatcher):
             stack.callback(bus.listen(listener))
         stack.push_async_callback(access.stop)
-        await start_plugins(stack, settings, contexts, dispatcher, services.switchboard)
+        await start_plugins(stack, settings, contexts, dispatcher, services.switchboard, services.reloads)
         await keeper.round()
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
         poll = HeadPoll(
@@ -267,6 +268,7 @@ class WindFlow:
         secret = load_or_create_secret(settings)
         sessions = Sessions(db, settings, catalogue, secret)
         deployments_ = Deployments(db, settings, catalogue)
+        disabled = DisabledPlugins(db)
         notifications_ = Notifications(db, settings, catalogue)
         return Services(
             settings=settings,
@@ -281,7 +283,8 @@ class WindFlow:
             notifications=notifications_,
             events=Events(db, settings, catalogue, bus.hand_on, deployments_, notifications_, hub.push_raw),
             plugins=plugin_manager,
-            switchboard=Switchboard(plugin_manager, DisabledPlugins(db)),
+            switchboard=Switchboard(plugin_manager, disabled),
+            reloads=Reloads(plugin_manager, disabled, settings),
             hub=hub,
             drain=drain,
             request_secret=derived(secret, "idempotency"),

@@ -99,6 +99,10 @@ WEBHOOK_DELIVERIES = Counter(
     "windflow_webhook_deliveries", "Attempts to deliver an event to a webhook receiver, by outcome.", ["outcome"],
     registry=REGISTRY,
 )  # fmt: skip
+PLUGIN_RELOADS = Counter(
+    "windflow_plugin_reloads", "Reloads of a plugin, by outcome: ok or failed.", ["plugin", "outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
 NODES_TAKEN_OVER = Counter(
     "windflow_nodes_taken_over", "Dead servers whose unhandled events this one took over.", registry=REGISTRY
 )

@@ -10,6 +10,7 @@ from backend.app.api.v1 import (
     events,
     notifications,
     organizations,
+    plugin_reload,
     plugins,
     system,
     tickets,
@@ -27,6 +28,7 @@ _MODULES = (
     events,
     tickets,
     plugins,
+    plugin_reload,
     system,
 )
 

@@ -24,6 +24,7 @@ from backend.app.realtime.hub import Hub
 from backend.app.realtime.node import Node
 from backend.app.websocket.drain import Drain
 from backend.app.websocket.plugin import WebSocketPluginManager
+from backend.app.websocket.plugin_reloads import Reloads
 from backend.app.websocket.plugin_switchboard import Switchboard
 
 
@@ -44,6 +45,7 @@ class Services:
     events: Events
     plugins: WebSocketPluginManager
     switchboard: Switchboard
+    reloads: Reloads
     hub: Hub
     drain: Drain
     request_secret: bytes

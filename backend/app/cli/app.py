@@ -17,6 +17,7 @@ from backend.app.cli import (
     deployments,
     identity,
     organizations,
+    plugin_reload,
     plugins,
     serve,
     spool,
@@ -74,6 +75,7 @@ app.add_typer(users.app, name="user", help="Users of your organization.")
 app.add_typer(organizations.app, name="org", help="Organizations (superusers).")
 app.add_typer(tokens.app, name="token", help="Your API tokens, for CI jobs.")
 app.add_typer(contract.app, name="contract", help="Event types for other languages.")
+plugin_reload.add_to(plugins.app)
 app.add_typer(plugins.app, name="plugin", help="Plugins of the server.")
 app.add_typer(spool.app, name="spool", help="What deployments left on this machine while their server was away.")
 app.add_typer(database.app, name="db", help="The database of this machine's server.")

@@ -22,6 +22,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The plugin's 
 _SHOWN = (
     ("Name", "name"), ("State", "state"), ("Reason", "reason"), ("Breaker", "breaker"),
     ("Open because", "breakerReason"), ("Called again in seconds", "retryAfterSeconds"), ("Version", "version"),
+    ("Generation", "generation"), ("Loaded at", "loadedAt"), ("Last reload failed", "reloadError"),
     ("Event types", "eventTypes"), ("Calls", "calls"), ("Failures", "failures"), ("Over time", "timeouts"),
     ("Abandoned", "abandoned"), ("Refused", "refused"), ("Waiting", "waiting"), ("Skipped", "skipped"),
 )  # fmt: skip

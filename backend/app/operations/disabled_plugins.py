@@ -46,3 +46,7 @@ class DisabledPlugins:
     async def note_reset(self, caller: Caller, name: str) -> None:
         """Audit that somebody had a plugin begin anew."""
         await self._db.write(lambda tx: audit(tx, "plugin.reset", caller, target=f"plugin/{name}"))
+
+    async def note_reload(self, caller: Caller, name: str) -> None:
+        """Audit that somebody had a plugin reloaded, whatever came of it."""
+        await self._db.write(lambda tx: audit(tx, "plugin.reload", caller, target=f"plugin/{name}"))

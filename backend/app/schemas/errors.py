@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     DEPLOYMENT_ACTIVE = "deployment_active"
     LEASE_HELD = "lease_held"
     KEY_REUSED = "key_reused"
+    RELOAD_FAILED = "reload_failed"
     LINES_EXPIRED = "lines_expired"
     MESSAGE_TOO_LARGE = "message_too_large"
     INVALID_PAYLOAD = "invalid_payload"
@@ -74,6 +75,7 @@ STATUS: Mapping[ErrorCode, int] = {
     _E.DEPLOYMENT_ACTIVE: 409,
     _E.LEASE_HELD: 409,
     _E.KEY_REUSED: 409,
+    _E.RELOAD_FAILED: 409,
     _E.LINES_EXPIRED: 410,
     _E.MESSAGE_TOO_LARGE: 413,
     _E.INVALID_PAYLOAD: 422,
@@ -110,6 +112,7 @@ MEANING: Mapping[ErrorCode, str] = {
     _E.DEPLOYMENT_ACTIVE: "The deployment has not ended: cancel it first.",
     _E.LEASE_HELD: "Another runner holds the deployment's lease.",
     _E.KEY_REUSED: "The Idempotency-Key was used for another request.",
+    _E.RELOAD_FAILED: "The plugin's new code cannot work, the old one goes on; details have the `reason`.",
     _E.LINES_EXPIRED: "Retention removed these lines; details have `firstAvailable`.",
     _E.MESSAGE_TOO_LARGE: "The body or message is larger than the limit.",
     _E.INVALID_PAYLOAD: "A field breaks a rule; details name both.",

@@ -154,6 +154,16 @@ def discover_file(manager: WebSocketPluginManager, path: Path) -> list[Discovere
     return discovery.found
 
 
+def discover_again(manager: WebSocketPluginManager, settings: PluginSettings, place: Discovered) -> list[Discovered]:
+    """Load a file or folder once more, or for the first time, and register what is in it, as `discover` would."""
+    discovery = _Discovery(manager, _Lists(frozenset(settings.plugins_allow), frozenset(settings.plugins_deny)))
+    candidates = [_file(Path(place.location))] if place.source is Source.FOLDER else [*_modules(), *_entry_points()]
+    for candidate in candidates:
+        if candidate.location == place.location:
+            discovery.load(candidate)
+    return discovery.found
+
+
 def _modules() -> Iterator[_Candidate]:
     """Yield the modules that were dropped into `websocket/plugins/`, by name."""
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda each: each.name):

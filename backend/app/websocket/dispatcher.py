@@ -24,6 +24,7 @@ from backend.app.websocket.origins import Origins
 from backend.app.websocket.plugin import WebSocketPlugin, WebSocketPluginManager
 from backend.app.websocket.plugin_backlog import PluginBacklog
 from backend.app.websocket.plugin_queue import PluginQueue
+from backend.app.websocket.plugin_registry import Undo
 
 logger = logging.getLogger("windflow.plugins")
 
@@ -220,6 +221,19 @@ class Dispatcher:
                 # A plugin may be registered from a thread.
                 self._loop.call_soon_threadsafe(lambda: self._begin(self._claim(queue)))
         return queue
+
+    def hold(self, plugin: WebSocketPlugin) -> Undo:
+        """Have a plugin's events wait until what is returned is called; what runs goes on."""
+        return self._queue_of(plugin).hold()
+
+    def succeed(self, old: WebSocketPlugin, new: WebSocketPlugin) -> None:
+        """Give a new generation what waits for the old one, and its cursors."""
+        queue = self._queues.pop(id(old), None)
+        if queue is None:
+            return
+        self._queues[id(new)] = queue
+        queue.succeed(new)
+        self._hooks.plugins = frozenset(self.wanted())
 
     def forget(self, plugin: WebSocketPlugin) -> None:
         """Let go of a plugin that was unregistered: what runs for it finishes, what waits is dropped and counted."""

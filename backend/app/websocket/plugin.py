@@ -14,8 +14,8 @@ from backend.app.websocket.call_result import CallResult, CallState
 from backend.app.websocket.plugin_base import WebSocketPlugin
 from backend.app.websocket.plugin_checks import PluginError
 from backend.app.websocket.plugin_context import CopyState, EventEnvelope, PluginContext
-from backend.app.websocket.plugin_lifecycle import PluginLifecycle
 from backend.app.websocket.plugin_on import on
+from backend.app.websocket.plugin_replacement import PluginReplacement, ReplacementError
 
 __all__ = [
     "CallResult",
@@ -23,6 +23,7 @@ __all__ = [
     "EventEnvelope",
     "PluginContext",
     "PluginError",
+    "ReplacementError",
     "WebSocketPlugin",
     "WebSocketPluginManager",
     "on",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-class WebSocketPluginManager(PluginLifecycle):
+class WebSocketPluginManager(PluginReplacement):
     """Registers plugins and runs their hooks: in parallel, each contained, supervised and counted."""
 
     async def dispatch(self, event_type: str, event_data: Any, context: PluginContext) -> None:

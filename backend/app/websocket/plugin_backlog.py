@@ -248,6 +248,14 @@ class PluginBacklog:
         track.pass_over(offset)
         self._touch(track)
 
+    def recount(self, track: Track, mark: int, change: int) -> None:
+        """Correct how many events after a mark wait in the log, unless they were skipped meanwhile."""
+        if self.tracks.get(track.place) is not track or track.mark != mark:
+            return
+        self._count_in_log(track, change)
+        if not track.in_log:
+            self.skip_in_log(track, track.known, 0)
+
     def _count_in_log(self, track: Track, change: int) -> None:
         track.in_log += change
         self.in_log += change

@@ -27,6 +27,9 @@ HOOKS = {
 }
 """Every hook with the arguments it is called with, by position."""
 
+REPLACEMENT_HOOKS = {"carry_over": ("old",)}
+"""The hooks of a new generation alone."""
+
 
 @lru_cache(maxsize=1024)  # asked with every call of a plugin
 def name_of(class_name: str) -> str:
@@ -110,6 +113,13 @@ class WebSocketPlugin:
     async def handle_message(self, message: dict[str, Any], context: PluginContext) -> dict[str, Any] | None:
         """Answer a client's message of one of `message_types`; a dict is sent as the reply, None sends nothing."""
         return None
+
+    async def carry_over(self, old: "WebSocketPlugin") -> None:
+        """Take over what the old generation has, when the plugin is reloaded.
+
+        Run on the new instance after `startup`, and on each connection's new copy after its `initialize`,
+        with the old instance or copy. Events wait meanwhile. If it fails, the old one stays.
+        """
 
 
 def overrides(plugin: WebSocketPlugin, hook: str) -> bool:

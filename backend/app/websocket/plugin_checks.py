@@ -11,7 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pydantic import BaseModel
 
-from backend.app.websocket.plugin_base import HOOKS, PLUGIN_API_VERSION, WebSocketPlugin, overrides
+from backend.app.websocket.plugin_base import (
+    HOOKS,
+    PLUGIN_API_VERSION,
+    REPLACEMENT_HOOKS,
+    WebSocketPlugin,
+    overrides,
+)
 
 NAME_LENGTH = 64
 """Longest name (characters): it stands in addresses, settings and table columns."""
@@ -58,7 +64,7 @@ def check(plugin: object, known_events: Collection[str], taken_messages: Mapping
     if not isinstance(plugin.version, str):
         raise PluginError(name, "version", f"must be a text, is {plugin.version!r}")
     _check_settings_model(name, plugin.settings_model)
-    for hook, arguments in HOOKS.items():
+    for hook, arguments in (HOOKS | REPLACEMENT_HOOKS).items():
         _check_hook(name, plugin, hook, arguments)
     return plugin
 

@@ -61,6 +61,8 @@ class PluginCopy:
     scope: containment.TaskScope
     instance: WebSocketPlugin | None = None
     state: CopyState = CopyState.STARTING
+    failure: str | None = None
+    """How its `initialize` failed."""
     is_refused: bool = False
     """Its `initialize` was not called for a cause that passes: it is made up for."""
     calls: set[asyncio.Future[None]] = field(default_factory=set)

@@ -11,7 +11,7 @@ import copy
 import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,26 +26,10 @@ from backend.app.websocket.plugin_hints import assigned_in_initialize
 from backend.app.websocket.plugin_limits import PluginLimits
 from backend.app.websocket.plugin_registry import PluginRegistry, Undo
 from backend.app.websocket.plugin_settings import PluginValues
+from backend.app.websocket.plugin_standing import Standing
 from backend.app.websocket.supervisor import Supervisor
 
 ContextFactory = Callable[[WebSocketPlugin], PluginContext]
-
-
-@dataclass(eq=False, slots=True)
-class _Standing:
-    """How a plugin stands in this process."""
-
-    plugin: WebSocketPlugin
-    scope: containment.TaskScope = field(default_factory=containment.TaskScope)
-    """The tasks that it made for the whole process."""
-    settings: BaseModel | None = None
-    """What its hooks find in their contexts."""
-    down: str | None = None
-    """Why it must not be called: it is starting, or could not be started."""
-    calls: set[asyncio.Future[None]] = field(default_factory=set)
-    """Running handlers of the registered instance: its stop waits for them."""
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by its start or stop, so that a stop waits for the start."""
 
 
 class PluginLifecycle(PluginRegistry):
@@ -56,7 +40,9 @@ class PluginLifecycle(PluginRegistry):
         self.supervisor = supervisor or Supervisor()
         self.supervisor.on_closed = self._back_in_service
         self._connections: weakref.WeakSet[ConnectionPlugins] = weakref.WeakSet()
-        self._standings: dict[int, _Standing] = {}
+        self._standings: dict[int, Standing] = {}
+        self._coming: list[WebSocketPlugin] = []
+        """New generations that are being made ready: connections initialize them, nothing else calls them."""
         self._server: tuple[asyncio.AbstractEventLoop, ContextFactory] | None = None
         """Set from `startup_all` to `shutdown_all`."""
         self._undo_containment: Undo = lambda: None
@@ -123,8 +109,7 @@ class PluginLifecycle(PluginRegistry):
                 context = self.context_for(plugin, self._server[1](plugin))
                 result = await self._call(plugin, plugin, "startup", context)
             if not result.is_ok:
-                cause = result.reason if result.exception is None else error_text(result.exception)
-                standing.down = f"startup {result.state}: {cause}"
+                standing.down = f"startup {why_not(result)}"
                 self.list_failure(plugin.name, standing.down)
                 await self.supervisor.close_scope(plugin.name, standing.scope)
                 return result
@@ -164,11 +149,11 @@ class PluginLifecycle(PluginRegistry):
             return context
         return replace(context, settings=settings)
 
-    def _standing(self, plugin: WebSocketPlugin) -> _Standing:
+    def _standing(self, plugin: WebSocketPlugin) -> Standing:
         """Return how a plugin stands; a new entry for one that was not seen yet."""
         standing = self._standings.get(id(plugin))
         if standing is None:
-            standing = self._standings[id(plugin)] = _Standing(plugin, settings=self._settings_of(plugin))
+            standing = self._standings[id(plugin)] = Standing(plugin, settings=self._settings_of(plugin))
         return standing
 
     def _settings_of(self, plugin: WebSocketPlugin) -> BaseModel | None:
@@ -182,7 +167,7 @@ class PluginLifecycle(PluginRegistry):
         standing = self._standings.get(id(plugin))
         if standing is not None and standing.down is not None:
             return standing.down
-        if self._server is not None and not any(plugin is known for known in self._plugins):
+        if self._server is not None and not any(plugin is known for known in (*self._plugins, *self._coming)):
             return "it is not registered"
         return None
 
@@ -238,7 +223,7 @@ class PluginLifecycle(PluginRegistry):
         connection.context = context
         self._connections.add(connection)
         # Most connections need none: what a restart does for every one of them at once must be next to nothing.
-        needed = [plugin for plugin in self.plugins if is_per_connection(plugin)]
+        needed = [plugin for plugin in (*self._plugins, *self._coming) if is_per_connection(plugin)]
         if needed:
             await asyncio.gather(*(self.initialize_plugin(plugin, context) for plugin in needed))
 
@@ -261,10 +246,16 @@ class PluginLifecycle(PluginRegistry):
 
         try:
             result = await self.supervisor.call(
-                found.name, "initialize", make, plugin.timeout_seconds, scope=found.scope
+                found.name,
+                "initialize",
+                make,
+                plugin.timeout_seconds,
+                scope=found.scope,
+                trial=self._standing(plugin).trial,
             )
             found.state = CopyState.READY if result.is_ok else CopyState.FAILED
             found.is_refused = result.is_for_now
+            found.failure = None if result.is_ok else why_not(result)
         except asyncio.CancelledError:
             found.state = CopyState.FAILED
             scope.cancel()
@@ -331,6 +322,7 @@ class PluginLifecycle(PluginRegistry):
             event_type=event_type,
             scope=scope or self._standing(plugin).scope,
             explain=explain,
+            trial=self._standing(plugin).trial,
         )
 
     def _run(self, name: str, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
@@ -339,3 +331,9 @@ class PluginLifecycle(PluginRegistry):
             started: Awaitable[Any] = function(*arguments)
             return started
         return self.supervisor.in_thread(name, lambda: function(*arguments))
+
+
+def why_not(result: CallResult) -> str:
+    """Return how a call failed, in a few words."""
+    cause = result.reason if result.exception is None else error_text(result.exception)
+    return f"{result.state}: {cause}" if cause else str(result.state)

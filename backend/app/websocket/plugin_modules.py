@@ -5,6 +5,7 @@ a plugin that it had added; line numbers point into the plugin's own file.
 """
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -38,6 +39,7 @@ def import_file(path: Path) -> ModuleType:
     file = path / "__init__.py" if path.is_dir() else path
     name = f"{_PRIVATE}{next(_generation)}_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
     folders = [str(path)] if path.is_dir() else None
+    _forget_bytecode(path)
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
@@ -50,6 +52,48 @@ def import_file(path: Path) -> ModuleType:
         _forget(name, known)
         raise
     return module
+
+
+def import_anew(name: str) -> Callable[[], None]:
+    """Import a module and its submodules anew; return what puts back those that were there before.
+
+    If that fails, they are put back, and what was raised is raised.
+    """
+    before = {each: module for each, module in sys.modules.items() if each == name or each.startswith(f"{name}.")}
+    parent, _, last = name.rpartition(".")
+    attribute = getattr(sys.modules.get(parent), last, None)
+
+    def put_back() -> None:
+        _forget(name, set())
+        sys.modules.update(before)
+        if attribute is not None:
+            setattr(sys.modules[parent], last, attribute)
+
+    for module in before.values():
+        if (file := getattr(module, "__file__", None)) is not None:
+            _forget_bytecode(Path(file))
+    _forget(name, set())
+    importlib.invalidate_caches()
+    try:
+        importlib.import_module(name)
+    except BaseException:
+        put_back()
+        raise
+    return put_back
+
+
+def forget_file(plugin: WebSocketPlugin) -> None:
+    """Take the modules that `import_file` made for a plugin out of `sys.modules`; its classes live on."""
+    if is_from_file(plugin):
+        _forget(type(plugin).__module__.partition(".")[0], set())
+
+
+def _forget_bytecode(path: Path) -> None:
+    """Remove what Python compiled from a file or a folder: two versions of a second with one size look the same."""
+    for file in path.rglob("*.py") if path.is_dir() else (path,):
+        # In a folder that cannot be written to, Python has not written any.
+        with contextlib.suppress(OSError):
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
 
 
 def _forget(name: str, known: set[str]) -> None:

@@ -20,7 +20,8 @@ from backend.app.websocket.cursor_log import CursorLog, Types
 from backend.app.websocket.dispatch_limits import DispatchLimits
 from backend.app.websocket.origins import Origins
 from backend.app.websocket.plugin import CallResult, CallState, WebSocketPlugin, WebSocketPluginManager
-from backend.app.websocket.plugin_backlog import Entry, PluginBacklog
+from backend.app.websocket.plugin_backlog import Entry, PluginBacklog, Track
+from backend.app.websocket.plugin_registry import Undo
 
 logger = logging.getLogger("windflow.plugins")
 
@@ -56,6 +57,10 @@ class PluginQueue:
         self._reader: asyncio.Task[None] | None = None
         self._is_in_service = asyncio.Event()
         self._is_in_service.set()
+        self._is_released = asyncio.Event()
+        self._is_released.set()
+        self._recounts: dict[Track, tuple[int, int, int]] = {}
+        """What was counted in the log for types that are not read any more: mark, last event and count of a track."""
         self._turn = asyncio.Lock()
         """Held while the log is read or cut for this plugin."""
         self._is_forgotten = False
@@ -82,6 +87,23 @@ class PluginQueue:
     def drop_node(self, node: str) -> None:
         """Leave a node's events to the node that took it over; what runs finishes."""
         self.backlog.drop_node(node)
+        self._went_on()
+
+    def hold(self) -> Undo:
+        """Begin with nothing until what is returned is called; events go on coming in."""
+        self._is_released.clear()
+        return self._is_released.set
+
+    def succeed(self, plugin: WebSocketPlugin) -> None:
+        """Go on with a new generation of the plugin; what it does not listen to and has not begun counts as done."""
+        self.plugin = plugin
+        types = self._manager.stream_types(plugin)
+        for key, entry in self.backlog.idle():
+            if not any(plugin is each for each in self._manager.listening(entry.event.spec.name)):
+                self.backlog.skip(key, entry)
+        if types != self.types:
+            self.types = types
+            self._recounts = {each: (each.mark, each.known, each.in_log) for each in self.backlog.behind()}
         self._went_on()
 
     def let_go(self) -> int:
@@ -135,6 +157,7 @@ class PluginQueue:
             while True:
                 if not is_probe:
                     await self._is_in_service.wait()
+                await self._is_released.wait()
                 if not lane or lane[0] is not entry:
                     return
                 entry.is_running = True
@@ -173,16 +196,24 @@ class PluginQueue:
     async def _read(self) -> None:
         """Read on until nothing waits in the log, or memory is full; who makes room starts this again."""
         try:
-            while (page := self.backlog.next_page(_PAGE)) is not None:
+            while self.backlog.in_log and self.backlog.room > 0:
                 async with self._turn:
-                    span = (page.start, page.upto)
+                    page = None
                     try:
-                        events = await self._log.read(page.track.place, span, page.limit, self.types)
+                        await self._recount()
+                        page = self.backlog.next_page(_PAGE)
+                        if page is None:
+                            self._went_on()
+                            break
+                        types, span = self.types, (page.start, page.upto)
+                        events = await self._log.read(page.track.place, span, page.limit, types)
+                        if types is not self.types:
+                            continue  # Another generation, which listens to others, has taken over.
                     except Exception as error:  # noqa: BLE001 - log_failure tells of it
                         # The log is the truth: what cannot be read now is read later.
                         log_failure(logger, "the event log cannot be read", error, plugin=self.plugin.name)
                         events = None
-                    if events is not None:
+                    if events is not None and page is not None:
                         events = [self._origins.restored(event) for event in events]
                         gone = self.backlog.page(page, events, is_last=len(events) < page.limit)
                         self._skipped(gone, "retention")
@@ -191,6 +222,16 @@ class PluginQueue:
                 self._went_on()
         finally:
             self._reader = None
+
+    async def _recount(self) -> None:
+        """Count what waits in the log for the new types, after another generation took over. Holds the turn."""
+        while self._recounts:
+            track, (mark, known, counted) = next(iter(self._recounts.items()))
+            types = self.types
+            _, count = await self._log.oldest(track.place, (mark, known), types)
+            if types is self.types:
+                del self._recounts[track]
+                self.backlog.recount(track, mark, count - counted)
 
     async def _give_up_oldest(self) -> None:
         """Skip what waits too long, or is too much, for a plugin that cannot be called."""
@@ -203,6 +244,7 @@ class PluginQueue:
         self._went_on()
 
     async def _cut(self) -> None:
+        await self._recount()
         backlog, limits = self.backlog, self._limits
         cutoff = now() - timedelta(seconds=limits.backlog_seconds)
         skipped = 0

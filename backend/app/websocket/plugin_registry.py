@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import ParamSpec
 
 from backend.app.schemas.event_spec import Delivery, EventCatalogue
 from backend.app.schemas.messages import Command
@@ -19,6 +20,7 @@ from backend.app.websocket.plugin_settings import PluginValues
 logger = logging.getLogger("windflow.plugins")
 
 Undo = Callable[[], None]
+P = ParamSpec("P")
 
 
 class PluginRegistry:
@@ -31,6 +33,7 @@ class PluginRegistry:
         self._failures: dict[str, str] = {}
         self._callbacks: list[Callable[[WebSocketPlugin], None]] = []
         self._farewells: list[Callable[[WebSocketPlugin], None]] = []
+        self._successions: list[Callable[[WebSocketPlugin, WebSocketPlugin], None]] = []
         self._listening: dict[str, tuple[WebSocketPlugin, ...]] = {}
         self._values: PluginValues | None = None
         """What the operator set; None until somebody says."""
@@ -108,6 +111,11 @@ class PluginRegistry:
         self.register(self._aside[name])
         del self._aside[name]
 
+    def exchange_aside(self, name: str, new: WebSocketPlugin) -> None:
+        """Put a new generation into the place of a plugin that was set aside; raise PluginError if it cannot be."""
+        self.check_successor(self._aside[name], new)
+        self._aside[name] = new
+
     def drop_aside(self, kept: Sequence[WebSocketPlugin]) -> None:
         """Forget what was set aside; those of `kept` are registered again."""
         aside, self._aside = self._aside, {}
@@ -122,6 +130,18 @@ class PluginRegistry:
     def on_unregistered(self, callback: Callable[[WebSocketPlugin], None]) -> Undo:
         """Call back with every plugin that is unregistered or replaced from now on; return what ends that."""
         return _add_to(self._farewells, callback)
+
+    def on_succeeded(self, callback: Callable[[WebSocketPlugin, WebSocketPlugin], None]) -> Undo:
+        """Call back with the old and the new generation of each plugin that is reloaded from now on."""
+        return _add_to(self._successions, callback)
+
+    def check_successor(self, old: WebSocketPlugin, new: WebSocketPlugin) -> None:
+        """Raise PluginError if a plugin cannot take the place of another."""
+        check(new, self.catalogue, self._taken_messages(except_of=old))
+        if new.name != old.name:
+            raise PluginError(new.name, "name", f"must stay {old.name}")
+        if self._values is not None:
+            self._values.read(new)
 
     def listening(self, event_type: str) -> Sequence[WebSocketPlugin]:
         """Return the plugins that handle an event type, in the order of their registration."""
@@ -164,6 +184,14 @@ class PluginRegistry:
         for callback in tuple(self._callbacks):
             callback(plugin)
 
+    def _succeed(self, old: WebSocketPlugin, new: WebSocketPlugin) -> None:
+        """Put a plugin into the place of another, in one step."""
+        self._plugins[:] = [new if known is old else known for known in self._plugins]
+        self._listening.clear()
+        self._failures.pop(new.name, None)
+        for callback in tuple(self._successions):
+            callback(old, new)
+
     def _remove(self, plugin: WebSocketPlugin) -> None:
         self._plugins[:] = [known for known in self._plugins if known is not plugin]
         self._listening.clear()
@@ -172,7 +200,7 @@ class PluginRegistry:
             callback(plugin)
 
 
-def _add_to(callbacks: list[Callable[[WebSocketPlugin], None]], callback: Callable[[WebSocketPlugin], None]) -> Undo:
+def _add_to(callbacks: list[Callable[P, None]], callback: Callable[P, None]) -> Undo:
     callbacks.append(callback)
 
     def undo() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.app.websocket.circuit_breaker import CircuitBreaker
 from backend.app.websocket.containment import Leash, Owner, current_owner, drive, names_owner
 from backend.app.websocket.deadlines import Deadlines
 
@@ -20,6 +21,8 @@ class RunningCall:
 
     owner: Owner
     make_awaitable: Callable[[], Any]
+    trial: CircuitBreaker | None = None
+    """The breaker of a generation that is tried out, in place of the plugin's."""
     leash: Leash = field(default_factory=Leash)
     value: Any = None
     exception: BaseException | None = None

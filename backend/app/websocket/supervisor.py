@@ -107,6 +107,7 @@ class Supervisor:
         event_type: str | None = None,
         scope: TaskScope | None = None,
         explain: Callable[[BaseException], str | None] | None = None,
+        trial: CircuitBreaker | None = None,
     ) -> CallResult:
         """Run `make_awaitable()` and await what it returns, for at most the time-out; never raise what it raises.
 
@@ -114,15 +115,15 @@ class Supervisor:
         abandoned: it runs on, counted, and is ended by force when the loop closes. A cancelled
         caller cancels the code, waits the grace time for it at most, and gets its CancelledError.
         Tasks that the code makes belong to `scope`; without one nobody ends them. `explain` may return
-        a sentence to add to a traceback.
+        a sentence to add to a traceback. `trial` is asked and told in place of the name's breaker.
         """
-        stats, breaker = self.stats_of(name), self.breaker_of(name)
+        stats, breaker = self.stats_of(name), trial or self.breaker_of(name)
         if (reason := self._refusal(name, hook, stats, breaker)) is not None:
             return self._refuse(name, hook, event_type, reason)
         self._refusing.discard(name)
         stats.calls += 1
         timeout = self.default_timeout_seconds if timeout_seconds is None else timeout_seconds
-        call = RunningCall(Owner(name, hook, event_type, scope or TaskScope(), self), make_awaitable)
+        call = RunningCall(Owner(name, hook, event_type, scope or TaskScope(), self), make_awaitable, trial)
         started = time.perf_counter()
         task = asyncio.get_running_loop().create_task(call.run(), name=f"plugin {name}: {hook}")
         try:
@@ -252,7 +253,7 @@ class Supervisor:
             message = f"{owner.hook} ran over its {timeout:g} s and was cancelled"
         elif state is CallState.ABANDONED:
             message = f"{owner.hook} ignores its cancellation and was abandoned at {self._where(call)}"
-        self._record(owner.plugin, owner.hook, owner.event_type, state, message, call.exception)
+        self._record(owner.plugin, owner.hook, owner.event_type, state, message, call.exception, call.trial)
 
     def _where(self, call: RunningCall) -> str | None:
         """Say where abandoned code stands: in its thread, or where its coroutine waits."""
@@ -267,6 +268,7 @@ class Supervisor:
         state: CallState,
         message: str,
         error: BaseException | None,
+        trial: CircuitBreaker | None = None,
     ) -> None:
         """Count a failure, keep its text for the operator, log it, and tell `on_failure`."""
         stats = self.stats_of(name)
@@ -279,9 +281,9 @@ class Supervisor:
         logger.error("plugin %s: %s%s", name, message, suffix, exc_info=error, extra=extra)
         threads = self._threads.get(name)
         if threads is not None and threads.is_exhausted:
-            self.breaker_of(name).trip(f"all its {self.max_threads} threads are stuck")
+            (trial or self.breaker_of(name)).trip(f"all its {self.max_threads} threads are stuck")
         else:
-            self.breaker_of(name).failed(message if error is None else f"{message}: {type(error).__name__}")
+            (trial or self.breaker_of(name)).failed(message if error is None else f"{message}: {type(error).__name__}")
         if self.on_failure is not None:
             self.on_failure(Failure(name, hook, event_type, state, error))
 

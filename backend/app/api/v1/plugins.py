@@ -1,6 +1,7 @@
 """The registered plugins and those that failed to load. They serve every organization: superusers only."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
@@ -52,6 +53,11 @@ class PluginAnswer(Answer):
     skipped: int = 0
     """Stream events that it is not given any more."""
     last_error: str | None = None
+    generation: int = 1
+    """How often its code was loaded since the server started."""
+    loaded_at: datetime | None = None
+    reload_error: str | None = None
+    """Why its last reload failed; the old generation went on."""
 
 
 class PluginsAnswer(Answer):
@@ -91,7 +97,13 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
         waiting=stats.waiting,
         skipped=stats.skipped,
         last_error=stats.last_error,
+        **_generation(services, plugin.name),
     )
+
+
+def _generation(services: Services, name: str) -> dict[str, Any]:
+    found = services.reloads.generation_of(name)
+    return {"generation": found.number, "loaded_at": found.loaded_at, "reload_error": found.error}
 
 
 def _types(declared: Sequence[str] | None) -> list[str] | None:
@@ -108,6 +120,7 @@ def _all(services: Services) -> list[PluginAnswer]:
             version=plugin.version,
             event_types=_types(plugin.event_types),
             message_types=[str(kind) for kind in plugin.message_types],
+            **_generation(services, name),
         )
         for name, plugin in services.plugins.aside.items()
     ]
@@ -126,7 +139,8 @@ async def list_plugins(services: UseServices, caller: Superuser) -> PluginsAnswe
     return PluginsAnswer(items=_all(services), positions=await services.positions(caller.principal.organization_id))
 
 
-async def _detail(services: Services, name: str, caller: Caller) -> PluginDetail:
+async def detail_of(services: Services, name: str, caller: Caller) -> PluginDetail:
+    """Return the detail answer about a plugin; raise `not_found`."""
     for plugin in _all(services):
         if plugin.name == name:
             positions = await services.positions(caller.principal.organization_id)
@@ -137,25 +151,25 @@ async def _detail(services: Services, name: str, caller: Caller) -> PluginDetail
 @router.get("/{name}", response_model=PluginDetail, responses=_FOUND)
 async def get_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
     """Show one plugin with its last error."""
-    return await _detail(services, name, caller)
+    return await detail_of(services, name, caller)
 
 
 @router.post("/{name}/disable", response_model=PluginDetail, responses=_FOUND)
 async def disable_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
     """Take a plugin out of service, also after a restart. It is cleaned up and shut down."""
     await services.switchboard.disable(caller, name)
-    return await _detail(services, name, caller)
+    return await detail_of(services, name, caller)
 
 
 @router.post("/{name}/enable", response_model=PluginDetail, responses={**_FOUND, **refusals(ErrorCode.NAME_TAKEN)})
 async def enable_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
     """Put a plugin back into service: it is started, and gets the events from now on."""
     await services.switchboard.enable(caller, name)
-    return await _detail(services, name, caller)
+    return await detail_of(services, name, caller)
 
 
 @router.post("/{name}/reset", response_model=PluginDetail, responses=_FOUND)
 async def reset_plugin(name: str, services: UseServices, caller: Superuser) -> PluginDetail:
     """Close a plugin's breaker; one whose start failed is started again. On the server that is asked."""
     await services.switchboard.reset(caller, name)
-    return await _detail(services, name, caller)
+    return await detail_of(services, name, caller)

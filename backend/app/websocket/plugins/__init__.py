@@ -6,7 +6,7 @@ once, by the manager that is attached to it. Importing this registers nothing.
 
 import contextlib
 import importlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Self, SupportsIndex
 
 from backend.app.websocket.plugin import WebSocketPlugin, WebSocketPluginManager
@@ -56,6 +56,23 @@ class DefaultPlugins(list[WebSocketPlugin]):
             self[:] = [plugin for plugin in self if not any(plugin is each for each in added)]
 
         return undo
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[list[WebSocketPlugin]]:
+        """Collect what is added within the block, instead of adding and registering it."""
+        before, managers = list(self), self._managers
+        found: list[WebSocketPlugin] = []
+        self._managers = []
+        try:
+            yield found
+        finally:
+            found += [plugin for plugin in self if not any(plugin is known for known in before)]
+            self._managers = managers
+            self[:] = before
+
+    def exchange(self, old: WebSocketPlugin, new: WebSocketPlugin) -> None:
+        """Put a new generation into the place of the old one, if that is in the list."""
+        self[:] = [new if plugin is old else plugin for plugin in self]
 
     def append(self, plugin: WebSocketPlugin, /) -> None:
         """Add a plugin; on a running server it is registered at once, or refused with PluginError."""

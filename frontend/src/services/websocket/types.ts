@@ -346,6 +346,8 @@ export const ERROR_CODES = {
   lease_held: 409,
   /** The Idempotency-Key was used for another request. */
   key_reused: 409,
+  /** The plugin's new code cannot work, the old one goes on; details have the `reason`. */
+  reload_failed: 409,
   /** Retention removed these lines; details have `firstAvailable`. */
   lines_expired: 410,
   /** The body or message is larger than the limit. */
