@@ -247,6 +247,8 @@ class Settings(BaseSettings):
 
     # Plugins
     plugins_dir: Path | None = Field(None, description="Folder of plugin files.")
+    reload_plugins: bool = Field(False, description="Reload a plugin of that folder when its file changes.")
+    plugin_watch_seconds: Seconds = Field(0.5, description="How often it is looked for changed files then.")
     plugins_allow: Names = Field(default_factory=list, description="If set, only these plugins are loaded.")
     plugins_deny: Names = Field(default_factory=list, description="These plugins are not loaded.")
     plugin: dict[str, dict[str, Any]] = Field(

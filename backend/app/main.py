@@ -79,6 +79,7 @@ from backend.app.websocket.plugin import plugin_manager
 from backend.app.websocket.plugin_reloads import Reloads
 from backend.app.websocket.plugin_start import start_plugins
 from backend.app.websocket.plugin_switchboard import Switchboard
+from backend.app.websocket.plugin_watch import PluginWatch
 
 logger = logging.getLogger("windflow")
 
@@ -168,6 +169,11 @@ class WindFlow:
             stack.callback(bus.listen(listener))
         stack.push_async_callback(access.stop)
         await start_plugins(stack, settings, contexts, dispatcher, services.switchboard, services.reloads)
+        if settings.reload_plugins and settings.plugins_dir is not None:
+            watch = PluginWatch(services.reloads, settings.plugins_dir, settings.plugin_watch_seconds)
+            stack.push_async_callback(_owned(watch.run()))
+        elif settings.reload_plugins:
+            logger.warning("no plugin file is watched: WINDFLOW_PLUGINS_DIR names no folder")
         await keeper.round()
         await self._start_sweeper(stack, LeaseSweeper(db, settings, catalogue))
         poll = HeadPoll(

@@ -52,7 +52,7 @@ async def test_all_examples_load(docs_server: DocsServer) -> None:
     found = await states(docs_server)
     expected = {
         "failure_bell", "error_lines", "event_rate", "visit_length", "deployment_counts",
-        "exit_status", "log_file", "thanks", "login_name", "greeting", "room_kitchen",
+        "exit_status", "log_file", "outcomes", "thanks", "login_name", "greeting", "room_kitchen",
     }  # fmt: skip
     assert len(expected) == len([block for block in plugin_blocks() if block.file == GUIDE])
     assert expected | {"audit_logger", "deployment_monitor"} <= set(found)

@@ -25,6 +25,9 @@ def serve(
     log_format: Annotated[
         Literal["json", "text"] | None, typer.Option("--log-format", help="Logs for programs or for people.")
     ] = None,
+    reload_plugins: Annotated[
+        bool, typer.Option("--reload-plugins", help="Reload a plugin of WINDFLOW_PLUGINS_DIR when its file changes.")
+    ] = False,
     port_fallback: Annotated[
         bool, typer.Option("--port-fallback", help="If the port is taken, use the next free one and say so.")
     ] = False,
@@ -39,5 +42,6 @@ def serve(
 
     raise_descriptor_limit()
     given: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir, "log_format": log_format}
+    given["reload_plugins"] = reload_plugins or None
     settings = Settings(**{name: value for name, value in given.items() if value is not None})
     return run_server(settings, cli.output, with_port_fallback=port_fallback, is_verbose=cli.options.is_verbose)
