@@ -184,11 +184,13 @@ class RawSocket:
                 if message["type"] == is_it if isinstance(is_it, str) else is_it(message):
                     return message
 
-    async def ask(self, kind: str, data: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    async def ask(
+        self, kind: str, data: Mapping[str, Any] | None = None, timeout: float = PATIENCE_SECONDS, **more: Any
+    ) -> dict[str, Any]:
         """Send a command with an id and return its answer."""
         number = 1000 + len(self.texts)
         await self.send_json(kind, data, id=number, **more)
-        return await self.until(lambda message: message.get("reply_to") == number)
+        return await self.until(lambda message: message.get("reply_to") == number, timeout)
 
     async def lives(self) -> bool:
         """Tell whether the connection still answers."""

@@ -42,6 +42,7 @@ SETTINGS = {
     "READINESS_SECONDS": "1",
     "LEASE_SWEEP_SECONDS": "1",
     "RECHECK_SECONDS": "1",
+    "HEARTBEAT_SECONDS": "600",  # nobody reads at the idle sockets meanwhile, and so nobody answers pings
 }
 ANSWER_SECONDS = 4 * TIMEOUT_SECONDS + 4
 """A place in the pool, a connection, its look at the server, the statement; then the connection is ended."""

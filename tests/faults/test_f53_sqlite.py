@@ -25,7 +25,11 @@ LOCKED_SECONDS = amount(4.0, 30.0)
 TIMEOUT_SECONDS = amount(1.0, 10.0)
 ANSWER_SECONDS = 2 * TIMEOUT_SECONDS + 2
 """The write that holds the turn waits for the lock; the one behind it may have come just before."""
-SETTINGS = {"DATABASE_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS), "READINESS_SECONDS": str(TIMEOUT_SECONDS / 2)}
+SETTINGS = {
+    "DATABASE_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS),
+    "READINESS_SECONDS": str(TIMEOUT_SECONDS / 2),
+    "HEARTBEAT_SECONDS": "600",  # nobody reads at the idle sockets meanwhile, and so nobody answers pings
+}
 
 
 @contextmanager
@@ -63,7 +67,7 @@ async def test_f53_a_locked_sqlite_refuses_writes_and_recovers(tmp_path: Path) -
                     assert asked["type"] == "logs_subscribed"  # it only reads
                     with await RawSocket.connect(world.server.url) as newcomer:
                         await newcomer.authenticate(world.tokens["polite"])
-                    told = await sockets[0].ask("NOTIFICATION_READ", {"notificationIds": ["none"]})
+                    told = await sockets[0].ask("NOTIFICATION_READ", {"notificationIds": ["none"]}, ANSWER_SECONDS)
                     assert (told["type"], told["data"]["code"]) == ("WEBSOCKET_ERROR", "storage_unavailable"), told
                     await asyncio.sleep(max(0.0, LOCKED_SECONDS - (time.monotonic() - since)))
                     held = time.monotonic() - since
