@@ -1,4 +1,4 @@
-"""Plugins are replaced on a running server: no socket closes, each event is handled once, what is broken stays out."""
+"""Row F43: plugins are replaced on a running server: no socket closes, each event is handled once."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ async def notify(client: httpx.AsyncClient, title: str) -> None:
     answer.raise_for_status()
 
 
-async def test_twenty_reloads_under_load_close_no_socket_and_lose_no_event(
+async def test_f43_twenty_reloads_under_load_close_no_socket_and_lose_no_event(
     own_database: dict[str, str], tmp_path: Path
 ) -> None:
     """200 sockets, 20 subscribed, 200 events/s, 20 reloads of which 3 are broken: nothing closed, all handled once."""
