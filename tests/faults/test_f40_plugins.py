@@ -166,7 +166,7 @@ def seen(module_database: dict[str, str], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(("act", "hook"), CASES, ids=[f"{hook}-{act}" for act, hook in CASES])
-def test_who_misbehaves_is_contained_and_named(act: str, hook: str, seen: Seen) -> None:
+def test_f40_who_misbehaves_is_contained_and_named(act: str, hook: str, seen: Seen) -> None:
     """The plugin and its hook stand in the log with what was raised, in the metrics and in its REST answer."""
     name = f"{act}_{hook}"
     logged = [record for record in seen.records(name) if record.get("hook") == hook]
@@ -196,14 +196,14 @@ def test_who_misbehaves_is_contained_and_named(act: str, hook: str, seen: Seen) 
     assert (seen.shown[name]["state"] == "failed") == (hook == "startup")
 
 
-def test_who_fails_five_times_in_a_row_is_not_called(seen: Seen) -> None:
+def test_f40_who_fails_five_times_in_a_row_is_not_called(seen: Seen) -> None:
     """Its breaker is open in log, metrics and REST."""
     assert seen.shown["five_times"]["breaker"] == "open"
     assert seen.metrics['windflow_plugin_breaker{plugin="five_times"}'] == 2
     assert any("breaker open" in record["message"] for record in seen.records("five_times"))
 
 
-def test_a_sound_plugin_among_them_notices_nothing(seen: Seen) -> None:
+def test_f40_a_sound_plugin_among_them_notices_nothing(seen: Seen) -> None:
     """All its hooks were called, none failed, none was refused."""
     sound = seen.shown["sound"]
     assert (sound["state"], sound["failures"], sound["refused"], sound["breaker"]) == ("enabled", 0, 0, "closed")
