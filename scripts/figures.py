@@ -15,6 +15,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "figures.
 SECTIONS = {
     "bench": "## `make bench`: the server beside other programs\n",
     "dispatch": "## `make bench`: what the supervision of plugins costs\n",
+    "compare": "## `make bench-compare`: beside the commit before\n",
     "prove": "## `make prove`: the tests with the numbers that were asked for\n",
 }
 """The sections in the page's order, with their headings."""

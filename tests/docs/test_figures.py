@@ -25,6 +25,7 @@ def test_each_program_writes_its_section_and_leaves_the_others(tmp_path: Path) -
     write_section("prove", "four", page)
     assert (read_section("bench", page), read_section("prove", page)) == ("two\n\nthree", "four")
     write_section("dispatch", "five", page)
+    write_section("compare", "six", page)
     assert "Not measured yet." not in page.read_text("utf-8")
     before = page.read_text("utf-8")
     write_section("prove", "four", page)
