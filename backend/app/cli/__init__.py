@@ -9,6 +9,9 @@ def main() -> None:
     """Run the command line of this process and exit with its status."""
     import sys
 
+    from backend.app.cli.collector import spare_the_start
+
+    spare_the_start()
     from backend.app.cli.app import run
 
     sys.exit(run(sys.argv[1:]))
