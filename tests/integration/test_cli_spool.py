@@ -23,33 +23,41 @@ from tests.integration.spools import (
 
 
 @pytest.fixture
-async def place(own_database: dict[str, str], tmp_path: Path) -> AsyncIterator[Place]:
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    """A place whose server has the default database: what a spool keeps and sends does not depend on it."""
+    async with place_of(tmp_path / "server") as made:
+        yield made
+
+
+@pytest.fixture
+async def each_place(own_database: dict[str, str], tmp_path: Path) -> AsyncIterator[Place]:
+    """A place with each kind of database, for what has to arrive there once and in order."""
     async with place_of(tmp_path / "server", own_database) as made:
         yield made
 
 
-async def test_a_server_killed_and_started_twice_misses_nothing(place: Place, tmp_path: Path) -> None:
+async def test_a_server_killed_and_started_twice_misses_nothing(each_place: Place, tmp_path: Path) -> None:
     """The server killed and started again twice meanwhile: every line once, in order; exit status the command's."""
-    admin = await place.admin(tmp_path / "admin")
+    admin = await each_place.admin(tmp_path / "admin")
     gates = [tmp_path / f"gate{number}" for number in range(4)]
     words = ("first", "second", "third", "fourth")
     command = waiting_command(*zip(words, gates, strict=True), then="raise SystemExit(7)")
-    await place.start()
+    await each_place.start()
     async with admin.start("deploy", *command) as run:
         deployment_id = await run.deployment_id()
-        await place.until_line(deployment_id, 100)
-        await place.kill()
+        await each_place.until_line(deployment_id, 100)
+        await each_place.kill()
         gates[0].touch()
         await run.until_out("second 99")
         await run.until_err("does not answer")
-        await place.start()
-        await place.until_line(deployment_id, 200)
+        await each_place.start()
+        await each_place.until_line(deployment_id, 200)
         gates[1].touch()
         await run.until_out("third 99")
-        await place.kill()
+        await each_place.kill()
         gates[2].touch()
         await run.until_out("fourth 99")
-        await place.start()
+        await each_place.start()
         gates[3].touch()
         done = await run.end()
     assert done.status == 7, done.err
@@ -59,9 +67,9 @@ async def test_a_server_killed_and_started_twice_misses_nothing(place: Place, tm
     assert await kept(admin) == []
 
 
-async def test_a_server_that_is_away_all_the_time_gets_everything_by_flush(place: Place, tmp_path: Path) -> None:
+async def test_a_server_that_is_away_all_the_time_gets_everything_by_flush(each_place: Place, tmp_path: Path) -> None:
     """The command ends with its own status, the rest is kept and told; `spool flush` delivers everything."""
-    admin = await place.admin(tmp_path / "admin", {"SECRET": "hunter2hunter2"})
+    admin = await each_place.admin(tmp_path / "admin", {"SECRET": "hunter2hunter2"})
     command = waiting_command(("line", None), then="import os; print('pw', os.environ['SECRET']); raise SystemExit(5)")
     done = await admin.run("deploy", "--name", "web", "--mask", "SECRET", "--deliver-for", "0.2", *command)
     assert done.status == 5
@@ -69,7 +77,7 @@ async def test_a_server_that_is_away_all_the_time_gets_everything_by_flush(place
     (item,) = await kept(admin)
     deployment_id = item["deploymentId"]
     assert f"deliver it with: windflow spool flush {deployment_id}" in done.err
-    assert (item["name"], item["serverUrl"], item["lines"], item["status"]) == ("web", place.url, 101, "failed")
+    assert (item["name"], item["serverUrl"], item["lines"], item["status"]) == ("web", each_place.url, 101, "failed")
     assert (item["isOwned"], item["isReadable"], item["refusal"]) == (False, True, None)
     assert item["bytes"] > 0
     on_disk = b"".join(path.read_bytes() for path in Path(item["folder"]).iterdir())
@@ -82,8 +90,8 @@ async def test_a_server_that_is_away_all_the_time_gets_everything_by_flush(place
 
     away = await admin.run("spool", "flush", "--deliver-for", "0.2")
     assert away.status == 4
-    assert f"kept; cannot reach {place.url}" in away.err
-    await place.start()
+    assert f"kept; cannot reach {each_place.url}" in away.err
+    await each_place.start()
     flushed = await admin.run("spool", "flush")
     assert flushed.status == 0, flushed.err
     assert f"web ({deployment_id}): delivered, 101 lines and its end (failed)." in flushed.out

@@ -114,7 +114,8 @@ def _sound(called: list[str]) -> WebSocketPlugin:
 
         return act
 
-    return make_plugin("SoundPlugin", message_types=["sound"], **{hook: recording(hook) for hook in HOOKS})
+    hooks = {hook: recording(hook) for hook in HOOKS}
+    return make_plugin("SoundPlugin", message_types=["sound"], timeout_seconds=10, **hooks)
 
 
 @pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
