@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         default_factory=_connections_by_default,
         description="Connections of any kind. Default: the file descriptors but a tenth (at least 48) for the rest.",
     )
-    accepts_per_turn: Count = Field(64, description="Connections taken in one turn of the event loop.")
+    accepts_per_turn: Count = Field(16, description="Connections taken in one turn of the event loop.")
     request_bytes: Count = Field(8_388_608, description="Largest request body (bytes).")
     idempotency_seconds: Seconds = Field(86_400, description="How long an Idempotency-Key is remembered.")
     page_limit: Count = Field(200, description="Most items of one list answer.")
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     max_unauthenticated: Count = Field(256, description="Sockets in the authentication phase.")
     max_unauthenticated_per_address: Count = Field(16, description="The same from one address.")
     handshakes_per_turn: Count = Field(
-        16,
+        4,
         description="Handshakes, and first messages, worked on in one turn of the event loop: with more, a crowd that "
         "connects at once keeps requests and messages of others waiting.",
     )
