@@ -72,22 +72,23 @@ async def info(cli: Cli, name: NameArgument) -> None:
 @command(app, "disable")
 async def disable(cli: Cli, name: NameArgument) -> None:
     """Take a plugin out of service, also after a restart (superusers)."""
-    await _act(cli, name, "disable", "out of service")
+    await act_on(cli, name, "disable", "out of service")
 
 
 @command(app, "enable")
 async def enable(cli: Cli, name: NameArgument) -> None:
     """Put a plugin back into service; it gets the events from now on (superusers)."""
-    await _act(cli, name, "enable", "in service")
+    await act_on(cli, name, "enable", "in service")
 
 
 @command(app, "reset")
 async def reset(cli: Cli, name: NameArgument) -> None:
     """Close a plugin's breaker, or start it again if its start failed (superusers)."""
-    await _act(cli, name, "reset", "called again")
+    await act_on(cli, name, "reset", "called again")
 
 
-async def _act(cli: Cli, name: str, act: str, done: str) -> None:
+async def act_on(cli: Cli, name: str, act: str, done: str) -> None:
+    """Ask the server to do something with a plugin; `done` says what it is then, with fields of the answer."""
     async with cli.client() as client:
         found = await client.post(f"plugins/{quote(name, safe='')}/{act}")
     if cli.output.is_json:
@@ -95,7 +96,7 @@ async def _act(cli: Cli, name: str, act: str, done: str) -> None:
     elif found.get("state") == "failed":
         cli.output.warn(f"{name}: {found.get('reason')}")
     else:
-        cli.output.say(f"Plugin {name} is {done}.")
+        cli.output.say(f"Plugin {name} is {done.format_map(found)}.")
 
 
 @command(app, "check")

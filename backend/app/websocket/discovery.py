@@ -175,6 +175,16 @@ def _modules() -> Iterator[_Candidate]:
         yield _Candidate(module.name, Source.PACKAGE, str(file), partial(import_module, name), file)
 
 
+def plugin_paths(folder: Path) -> list[Path]:
+    """Return the files and packages of a folder that hold plugins, by name; raise OSError if it cannot be read."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(("_", "."))
+        and (path.suffix == ".py" if path.is_file() else (path / "__init__.py").is_file())
+    ]
+
+
 def _file(path: Path) -> _Candidate:
     return _Candidate(path.stem, Source.FOLDER, str(path), partial(import_file, path), path)
 
@@ -200,15 +210,13 @@ class _Discovery:
             return
         folder = folder.absolute()
         try:
-            paths = sorted(folder.iterdir())
+            paths = plugin_paths(folder)
         except OSError as error:
             candidate = _Candidate(folder.name, Source.FOLDER, str(folder), lambda: None)
             self._fail(folder.name, candidate, f"the folder cannot be read: {error.strerror}", error)
             return
         for path in paths:
-            is_plugin = path.suffix == ".py" if path.is_file() else (path / "__init__.py").is_file()
-            if is_plugin and not path.name.startswith(("_", ".")):
-                yield _file(path)
+            yield _file(path)
 
     def load(self, candidate: _Candidate) -> None:
         """Run a candidate's code unless the lists forbid it, and register the plugins that are in it."""

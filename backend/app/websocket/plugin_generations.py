@@ -6,6 +6,7 @@ Called by the reloads. Invariant: loading registers nothing, and `discard` leave
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from backend.app.websocket.plugin import ReplacementError, WebSocketPlugin
 from backend.app.websocket.plugin_base import name_of
 from backend.app.websocket.plugin_checks import error_text
 from backend.app.websocket.plugin_modules import (
+    forget,
     forget_file,
     import_anew,
     import_file,
@@ -56,7 +58,7 @@ def load_generation(place: Discovered, name: str) -> Loaded:
 def _import(place: Discovered) -> tuple[object, Callable[[], None]]:
     if place.source is Source.FOLDER:
         module = import_file(Path(place.location))
-        return module, lambda: _forget_private(module)
+        return module, partial(forget, module.__name__)
     if place.source is Source.PACKAGE:
         name, attribute = f"{package.__name__}.{Path(place.location).stem}", ""
     elif place.source is Source.ENTRY_POINT:
@@ -72,11 +74,6 @@ def _import(place: Discovered) -> tuple[object, Callable[[], None]]:
         put_back()
         raise
     return loaded, put_back
-
-
-def _forget_private(module: ModuleType) -> None:
-    for name in [each for each in sys.modules if each == module.__name__ or each.startswith(f"{module.__name__}.")]:
-        del sys.modules[name]
 
 
 def _pick(loaded: object, appended: Sequence[WebSocketPlugin], name: str, location: str) -> WebSocketPlugin:

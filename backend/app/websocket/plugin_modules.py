@@ -13,7 +13,7 @@ import itertools
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -30,7 +30,7 @@ def import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except BaseException:
-        _forget(name, known)
+        forget(name, known)
         raise
 
 
@@ -49,7 +49,7 @@ def import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        _forget(name, known)
+        forget(name, known)
         raise
     return module
 
@@ -64,7 +64,7 @@ def import_anew(name: str) -> Callable[[], None]:
     attribute = getattr(sys.modules.get(parent), last, None)
 
     def put_back() -> None:
-        _forget(name, set())
+        forget(name)
         sys.modules.update(before)
         if attribute is not None:
             setattr(sys.modules[parent], last, attribute)
@@ -72,7 +72,7 @@ def import_anew(name: str) -> Callable[[], None]:
     for module in before.values():
         if (file := getattr(module, "__file__", None)) is not None:
             _forget_bytecode(Path(file))
-    _forget(name, set())
+    forget(name)
     importlib.invalidate_caches()
     try:
         importlib.import_module(name)
@@ -85,7 +85,7 @@ def import_anew(name: str) -> Callable[[], None]:
 def forget_file(plugin: WebSocketPlugin) -> None:
     """Take the modules that `import_file` made for a plugin out of `sys.modules`; its classes live on."""
     if is_from_file(plugin):
-        _forget(type(plugin).__module__.partition(".")[0], set())
+        forget(type(plugin).__module__.partition(".")[0])
 
 
 def _forget_bytecode(path: Path) -> None:
@@ -96,7 +96,8 @@ def _forget_bytecode(path: Path) -> None:
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
 
 
-def _forget(name: str, known: set[str]) -> None:
+def forget(name: str, known: Collection[str] = ()) -> None:
+    """Take a module and its submodules out of `sys.modules`, but for those that are `known`; their classes live on."""
     for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
         if loaded not in known:
             del sys.modules[loaded]

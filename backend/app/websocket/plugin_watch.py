@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backend.app.schemas.errors import WindFlowError
-from backend.app.websocket.discovery import Discovered, Outcome, Source
+from backend.app.websocket.discovery import Discovered, Outcome, Source, plugin_paths
 from backend.app.websocket.plugin_reloads import Reloads
 
 logger = logging.getLogger("windflow.plugins")
@@ -21,17 +21,13 @@ Look = Mapping[Path, tuple[tuple[str, int, int], ...]]
 
 def look_at(folder: Path) -> Look:
     """Return how the plugin files of a folder look now; nothing for a folder that cannot be read."""
-    found = {}
     try:
-        places = sorted(folder.absolute().iterdir())
+        places = plugin_paths(folder.absolute())
     except OSError:
         return {}
+    found = {}
     for place in places:
-        if place.name.startswith(("_", ".")):
-            continue
-        files = [place] if place.suffix == ".py" else sorted(place.rglob("*.py")) if place.is_dir() else []
-        if (place.is_dir() and not (place / "__init__.py").is_file()) or not files:
-            continue
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
         found[place] = tuple(each for file in files if (each := _appearance(file)) is not None)
     return found
 

@@ -79,12 +79,9 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
     stats, breaker = supervisor.stats_of(plugin.name), supervisor.breaker_of(plugin.name)
     reason = services.plugins.failures.get(plugin.name)
     return PluginAnswer(
-        name=plugin.name,
+        **_described(services, plugin),
         state="failed" if reason else "enabled",
         reason=reason,
-        version=plugin.version,
-        event_types=_types(plugin.event_types),
-        message_types=[str(name) for name in plugin.message_types],
         calls=stats.calls,
         failures=stats.failures,
         timeouts=stats.timeouts,
@@ -97,32 +94,28 @@ def _shown(services: Services, plugin: WebSocketPlugin) -> PluginAnswer:
         waiting=stats.waiting,
         skipped=stats.skipped,
         last_error=stats.last_error,
-        **_generation(services, plugin.name),
     )
 
 
-def _generation(services: Services, name: str) -> dict[str, Any]:
-    found = services.reloads.generation_of(name)
-    return {"generation": found.number, "loaded_at": found.loaded_at, "reload_error": found.error}
-
-
-def _types(declared: Sequence[str] | None) -> list[str] | None:
-    return None if declared is None else [str(name) for name in declared]
+def _described(services: Services, plugin: WebSocketPlugin) -> dict[str, Any]:
+    """Return what is shown of a plugin in and out of service."""
+    types, found = plugin.event_types, services.reloads.generation_of(plugin.name)
+    return {
+        "name": plugin.name,
+        "version": plugin.version,
+        "event_types": None if types is None else [str(name) for name in types],
+        "message_types": [str(name) for name in plugin.message_types],
+        "generation": found.number,
+        "loaded_at": found.loaded_at,
+        "reload_error": found.error,
+    }
 
 
 def _all(services: Services) -> list[PluginAnswer]:
     found = [_shown(services, plugin) for plugin in services.plugins.plugins]
     known = {plugin.name for plugin in found}
     aside = [
-        PluginAnswer(
-            name=name,
-            state="disabled",
-            version=plugin.version,
-            event_types=_types(plugin.event_types),
-            message_types=[str(kind) for kind in plugin.message_types],
-            **_generation(services, name),
-        )
-        for name, plugin in services.plugins.aside.items()
+        PluginAnswer(**_described(services, plugin), state="disabled") for plugin in services.plugins.aside.values()
     ]
     known.update(plugin.name for plugin in aside)
     failed = [
